@@ -1,0 +1,37 @@
+package barriers
+
+import (
+	"flag"
+	"testing"
+)
+
+var (
+	simSeeds = flag.Int("seeds", 2000, "number of seeds TestSimulation runs")
+	simSeed  = flag.Uint64("seed", 0, "run this seed alone, with a trace")
+)
+
+// baseSeed is where the seeds begin: fixed, so that a failure is everybody's.
+const baseSeed = 1
+
+func quiet(string, ...any) {}
+
+// TestSimulation runs the real protocols of several workers over a broker and a network that do their worst, and checks that the
+// output is exact. One seed again, with a trace: go test ./barriers -run TestSimulation -seed N
+func TestSimulation(t *testing.T) {
+	if *simSeed != 0 {
+		if v := runSim(*simSeed, mutant{}, t.Logf); v != "" {
+			t.Fatalf("seed %d: %s", *simSeed, v)
+		}
+		return
+	}
+	t.Logf("base seed %d, %d seeds", baseSeed, *simSeeds)
+	failed := 0
+	for seed := uint64(baseSeed); seed < baseSeed+uint64(*simSeeds); seed++ {
+		if v := runSim(seed, mutant{}, quiet); v != "" {
+			t.Errorf("seed %d: %s", seed, v)
+			if failed++; failed == 10 {
+				t.FailNow()
+			}
+		}
+	}
+}

@@ -1,0 +1,343 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirstream/weir/barriers"
+	"github.com/weirstream/weir/tenants"
+)
+
+// lagThreshold is the backlog, in messages, above which a barrier published into the stream would come too late: the
+// coordinator then cuts at the reading positions.
+const lagThreshold = 10_000
+
+// attempt is one run of a job between two (re)starts. It is an event loop without goroutines of its own: handle takes one event
+// at a time, the driver carries out what it asks for. It keeps no record; it knows only what the protocols need.
+type attempt struct {
+	job    tenants.JobID
+	topo   *Topology
+	cfg    JobConfig
+	needs  Needs
+	worker string
+	nonce  string
+	drv    driver
+	log    *slog.Logger
+	listen Listener
+	ctx    context.Context // of the whole attempt, for operations
+	// observed is the head that the decision to take the job was based on, see barriers.AcquireSpec.
+	observed *barriers.HeadRecord
+
+	coord   *barriers.Coordinator
+	rec     *barriers.HeadRecord
+	plan    *plan
+	bind    Bindings
+	chains  map[string][]barriers.Object   // of the committed checkpoint, by operator
+	markers map[string]barriers.MarkerSeen // as last seen, by sink
+
+	current  *pendingCheckpoint
+	queue    []barriers.Action // held back while an abort waits for its uploads
+	waiters  []waiter
+	garbage  []barriers.Object // uploaded by this attempt for checkpoints that were aborted
+	merges   map[string]*merge
+	cleaning bool
+	paused   bool
+	draining bool
+	names    atomic.Uint64 // numbers the objects of this attempt
+
+	ended bool
+	err   error
+
+	// progress counts completed checkpoints, for the restart policy and the status.
+	progress *progress
+}
+
+type waiter struct {
+	after uint64 // satisfied by a checkpoint above it
+	done  func(CheckpointEvent, error)
+}
+
+// merge is a chain that was folded into a new base beside the job.
+type merge struct {
+	running bool
+	prefix  int // how many objects of the committed chain it replaces
+	objects []barriers.Object
+}
+
+// errDrained says that an attempt ended because it was asked to, with everything committed.
+var errDrained = errors.New("drained")
+
+func (a *attempt) begin() {
+	a.chains = map[string][]barriers.Object{}
+	a.markers = map[string]barriers.MarkerSeen{}
+	a.merges = map[string]*merge{}
+	a.drv.spawn(a.ctx, a.startOp)
+}
+
+// deadline is when handle wants a ctlTick.
+func (a *attempt) deadline() time.Time {
+	if a.coord == nil {
+		return time.Time{}
+	}
+	return a.coord.Deadline()
+}
+
+func (a *attempt) end(err error) {
+	if a.ended {
+		return
+	}
+	a.ended, a.err = true, err
+	if a.current != nil {
+		a.current.cancel()
+	}
+	for _, w := range a.waiters {
+		w.done(CheckpointEvent{}, fmt.Errorf("job %s: the attempt ended before the checkpoint was complete: %w", a.job, err))
+	}
+	a.waiters = nil
+}
+
+func (a *attempt) handle(ev ctlEvent) {
+	now := a.drv.now()
+	switch ev := ev.(type) {
+	case ctlStarted:
+		a.onStarted(now, ev)
+	case ctlFailed:
+		a.end(ev.err)
+	case ctlTick:
+		a.tick(now)
+	case ctlDirty:
+		a.onDirty(now)
+	case ctlLag:
+		a.coord.SetLag(ev.source, ev.pending)
+	case ctlRequest:
+		a.request(now, ev.done)
+	case ctlDrain:
+		a.drain(now)
+	case ctlSnapshot:
+		a.onSnapshot(now, ev.snapshot)
+	case ctlFull:
+		a.log.Warn("no room for a snapshot: the job waits", "err", ev.err)
+		a.coord.Extend(now)
+	case ctlUploaded:
+		a.onUploaded(now, ev)
+	case ctlCommitted:
+		a.onCommitted(now, ev)
+	case ctlReleased:
+		a.onReleased(now, ev)
+	case ctlMerged:
+		a.onMerged(ev)
+	case ctlCleaned:
+		a.onCleaned(ev)
+	case ctlLetGo:
+		if ev.err != nil {
+			a.end(classify(a.job, ev.err))
+			return
+		}
+		a.end(errDrained)
+	}
+}
+
+// onDirty hears of the first thing that happened in a task since its last freeze, and again when the task's pending output has
+// passed half of the quota: then the checkpoint starts early. At the whole quota reading stops until the output is released.
+func (a *attempt) onDirty(now time.Time) {
+	var pending int64
+	for _, t := range a.plan.tasks {
+		pending += t.pendingBytes()
+	}
+	if pending < a.cfg.Quota.PendingBytes/2 {
+		a.apply(a.coord.Dirty(now))
+		return
+	}
+	if pending >= a.cfg.Quota.PendingBytes && !a.paused {
+		a.setPaused(true)
+	}
+	a.apply(a.coord.Request(now))
+}
+
+func (a *attempt) setPaused(paused bool) {
+	a.paused = paused
+	a.drv.pause(paused || a.draining)
+}
+
+func (a *attempt) tick(now time.Time) {
+	if a.coord == nil {
+		return
+	}
+	a.apply(a.coord.Tick(now))
+}
+
+func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
+	if ev.err != nil {
+		a.end(ev.err)
+		return
+	}
+	s := ev.start
+	a.rec, a.plan, a.bind, a.markers, a.chains = s.rec, s.plan, s.bind, s.markers, s.chains
+	inStream := a.cfg.Checkpoint.Barriers != BarriersAtReader && !a.topo.BarriersAtReader()
+	for _, b := range a.bind.Sources {
+		inStream = inStream && b.Barrier != ""
+	}
+	a.coord = barriers.NewCoordinator(barriers.CoordinatorConfig{
+		Interval:          a.cfg.Checkpoint.Interval,
+		Timeout:           a.cfg.Checkpoint.Timeout,
+		MinPause:          a.cfg.Checkpoint.MinPause,
+		TolerableFailures: a.cfg.Checkpoint.TolerableFailures,
+		InStream:          inStream,
+		Sources:           len(a.bind.Sources),
+		LagThreshold:      lagThreshold,
+		EchoTimeout:       min(time.Second, a.cfg.Checkpoint.Timeout/4),
+	}, len(a.plan.tasks), a.rec.Head.Checkpoint, now)
+	a.log = a.log.With("epoch", a.rec.Head.Epoch)
+	a.progress.started(a.rec.Head)
+	a.emitJob(JobEvent{Job: a.job, State: JobRunning, Epoch: a.rec.Head.Epoch, At: now})
+	a.log.Info("job runs", "checkpoint", a.rec.Head.Checkpoint)
+	a.drv.launch(a.plan, s.positions, s.readers)
+	if a.draining {
+		a.drain(now)
+	}
+	if len(a.waiters) > 0 {
+		a.apply(a.coord.Request(now))
+	}
+}
+
+// request takes a checkpoint that holds everything read before the request.
+func (a *attempt) request(now time.Time, done func(CheckpointEvent, error)) {
+	w := waiter{done: done}
+	if a.current != nil {
+		w.after = a.current.id // that one's barrier may be past already
+	} else if a.rec != nil {
+		w.after = a.rec.Head.Checkpoint
+	}
+	if done != nil {
+		a.waiters = append(a.waiters, w)
+	}
+	if a.coord != nil {
+		a.apply(a.coord.Request(now))
+	}
+}
+
+// drain takes a last checkpoint and then lets go of the job, so that any worker may take it at once.
+func (a *attempt) drain(now time.Time) {
+	a.draining = true
+	if a.coord == nil {
+		return
+	}
+	a.drv.pause(true)
+	a.request(now, func(_ CheckpointEvent, err error) {
+		if err != nil || a.ended {
+			return
+		}
+		rec := a.rec
+		a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
+			_, err := barriers.LetGo(a.ask(ctx, io), rec, barriers.StateReleased)
+			return ctlLetGo{err}
+		})
+	})
+}
+
+// apply carries out what the coordinator decided. While an abort waits for its uploads to end nothing else starts: the tasks
+// must hear of the abort before they hear of the next checkpoint.
+func (a *attempt) apply(actions []barriers.Action) {
+	a.queue = append(a.queue, actions...)
+	for len(a.queue) > 0 && !a.ended && !a.aborting() {
+		act := a.queue[0]
+		a.queue = a.queue[1:]
+		switch act := act.(type) {
+		case barriers.Trigger:
+			a.trigger(act)
+		case barriers.Inject:
+			a.tellSources(evTrigger{checkpoint: act.Checkpoint, nonce: a.nonce, inject: true})
+		case barriers.StartCommit:
+			a.commit(act.Checkpoint)
+		case barriers.StartRelease:
+			a.release(act.Checkpoint)
+		case barriers.Complete:
+			a.complete(act.Checkpoint)
+		case barriers.Abort:
+			a.abort(act)
+		case barriers.Fail:
+			a.end(act.Err)
+		}
+	}
+}
+
+func (a *attempt) aborting() bool { return a.current != nil && a.current.aborted != nil }
+
+func (a *attempt) tellSources(ev event) {
+	for i, t := range a.plan.tasks {
+		if t.readsSources() {
+			a.drv.tell(i, ev)
+		}
+	}
+}
+
+func (a *attempt) tellAll(ev event) {
+	for i := range a.plan.tasks {
+		a.drv.tell(i, ev)
+	}
+}
+
+func (a *attempt) trigger(t barriers.Trigger) {
+	cp := &pendingCheckpoint{id: t.Checkpoint, started: a.drv.now(), results: map[int]*uploaded{}}
+	cp.ctx, cp.cancel = context.WithCancel(a.ctx)
+	a.current = cp
+	a.tellSources(evTrigger{checkpoint: t.Checkpoint, nonce: a.nonce, inject: !t.InStream})
+	if !t.InStream {
+		return
+	}
+	for _, b := range a.bind.Sources {
+		payload := barriers.Barrier{
+			Tenant: string(a.job.Tenant), Job: a.job.Name, Source: b.Source,
+			Epoch: a.rec.Head.Epoch, Checkpoint: t.Checkpoint, Nonce: a.nonce,
+		}.Encode()
+		a.drv.spawn(cp.ctx, func(ctx context.Context, io effects) ctlEvent {
+			// Best effort: without an echo the coordinator injects the barrier at the reader.
+			if err := io.PublishBarrier(ctx, b.Stream, b.Barrier, payload); err != nil && !isCanceled(err) {
+				a.log.Warn("publishing a barrier", "stream", b.Stream, "checkpoint", t.Checkpoint, "err", err)
+			}
+			return ctlDone{}
+		})
+	}
+}
+
+// abort begins the end of a checkpoint that will never be committed. The uploads are stopped first: they still read what was
+// frozen, and the tasks may change it again as soon as they hear of the abort.
+func (a *attempt) abort(act barriers.Abort) {
+	cp := a.current
+	if cp == nil || cp.id != act.Checkpoint {
+		return
+	}
+	a.log.Warn("checkpoint aborted", "checkpoint", act.Checkpoint, "err", act.Err)
+	if a.listen.CheckpointFailed != nil {
+		a.listen.CheckpointFailed(CheckpointFailure{Job: a.job, Checkpoint: act.Checkpoint, Err: act.Err, At: a.drv.now()})
+	}
+	cp.aborted = act.Err
+	if cp.aborted == nil {
+		cp.aborted = errors.New("aborted")
+	}
+	cp.cancel()
+	a.finishAbort()
+}
+
+func (a *attempt) finishAbort() {
+	cp := a.current
+	if cp.uploading > 0 {
+		return
+	}
+	for _, r := range cp.results {
+		a.garbage = append(a.garbage, r.allObjects()...)
+	}
+	a.current = nil
+	a.tellAll(evAborted{cp.id})
+	a.apply(nil)
+}
+
+func (a *attempt) emitJob(ev JobEvent) {
+	if a.listen.Job != nil {
+		a.listen.Job(ev)
+	}
+}

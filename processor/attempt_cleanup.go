@@ -1,0 +1,99 @@
+package processor
+
+import (
+	"context"
+
+	"github.com/weirstream/weir/barriers"
+	"github.com/weirstream/weir/state"
+)
+
+// orphanEvery is how many checkpoints pass between two searches for orphaned objects, which must list the bucket.
+const orphanEvery = 200
+
+// startMerges folds chains that have outgrown their base into a new base, beside the job. The merged objects take the chain's
+// place in the next manifest; until that is committed nothing depends on them.
+func (a *attempt) startMerges() {
+	for _, operator := range sortedKeys(a.chains) {
+		chain := a.chains[operator]
+		if a.merges[operator] != nil || !outgrown(chain, a.cfg.MergeAfter) {
+			continue
+		}
+		mg := &merge{running: true, prefix: len(chain)}
+		a.merges[operator] = mg
+		names := a.objectNames(a.rec.Head.Checkpoint)
+		checkpoint := a.rec.Head.Checkpoint
+		a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
+			objects, err := a.fetch(ctx, io, chain)
+			if err != nil {
+				return ctlMerged{operator: operator, prefix: mg.prefix, err: err}
+			}
+			encoded, err := state.Merge(objects, maxObject)
+			if err != nil {
+				return ctlMerged{operator: operator, prefix: mg.prefix, err: err}
+			}
+			u := &upload{job: a.job, checkpoint: checkpoint, names: names, io: io, full: a.onFull}
+			merged, err := u.putAll(ctx, operator, 0, encoded)
+			return ctlMerged{operator: operator, prefix: mg.prefix, merged: merged, err: err}
+		})
+	}
+}
+
+// outgrown reports whether the deltas of a chain outweigh its bases, or have become too many.
+func outgrown(chain []barriers.Object, maxDeltas int) bool {
+	var base, delta int64
+	deltas := 0
+	for _, o := range chain {
+		if o.Base {
+			base += o.Bytes
+		} else {
+			delta += o.Bytes
+			deltas++
+		}
+	}
+	return deltas > 1 && (deltas >= maxDeltas || deltas >= 4 && delta > base)
+}
+
+func (a *attempt) onMerged(ev ctlMerged) {
+	mg := a.merges[ev.operator]
+	if ev.err != nil {
+		a.log.Warn("merging a snapshot chain", "operator", ev.operator, "err", ev.err)
+		a.garbage = append(a.garbage, ev.merged...)
+		delete(a.merges, ev.operator)
+		return
+	}
+	mg.running, mg.objects = false, ev.merged
+}
+
+// startCleanup removes what the committed watermark lets go of.
+func (a *attempt) startCleanup() {
+	if a.cleaning {
+		return
+	}
+	a.cleaning = true
+	rec, garbage := a.rec, a.garbage
+	a.garbage = nil
+	spec := barriers.CleanupSpec{
+		Record:    rec,
+		Garbage:   objectNamesOf(garbage),
+		OrphanAge: 2 * a.cfg.Checkpoint.Timeout,
+		Orphans:   a.progress.sinceStart()%orphanEvery == 1,
+	}
+	a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
+		return ctlCleaned{barriers.Cleanup(a.ask(ctx, io), spec)}
+	})
+}
+
+func (a *attempt) onCleaned(ev ctlCleaned) {
+	a.cleaning = false
+	if ev.err != nil && !isCanceled(ev.err) {
+		a.log.Warn("cleaning up old checkpoints", "err", ev.err)
+	}
+}
+
+func objectNamesOf(objects []barriers.Object) []string {
+	names := make([]string, len(objects))
+	for i, o := range objects {
+		names[i] = o.Name
+	}
+	return names
+}

@@ -1,0 +1,293 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/weirstream/weir/barriers"
+	"github.com/weirstream/weir/state"
+)
+
+// started is what the start protocol hands to the control loop.
+type started struct {
+	rec     *barriers.HeadRecord
+	bind    Bindings
+	plan    *plan
+	markers map[string]barriers.MarkerSeen
+	chains  map[string][]barriers.Object
+	// positions by source, and where each reader starts.
+	positions map[string]barriers.Source
+	readers   []sourceReader
+}
+
+// startOp is the one path by which a job comes to run (DESIGN, "Starting, taking over, restoring"): check, acquire, fence,
+// verify, release what is owed, load, run. Until acquire it only reads, so a deployment that cannot work hurts no running job.
+func (a *attempt) startOp(ctx context.Context, io effects) ctlEvent {
+	s, err := a.start(ctx, io)
+	if err != nil {
+		return ctlStarted{err: fmt.Errorf("starting job %s: %w", a.job, err)}
+	}
+	return ctlStarted{start: s}
+}
+
+func (a *attempt) start(ctx context.Context, io effects) (*started, error) {
+	ask := a.ask(ctx, io)
+	bind, err := io.Bind(ctx, a.needs)
+	if err != nil {
+		return nil, err
+	}
+	s := &started{bind: bind, markers: map[string]barriers.MarkerSeen{}, chains: map[string][]barriers.Object{}}
+	// Check against an ordinary read, before anything is taken from a running owner.
+	_, m, err := barriers.Inspect(ask, string(a.job.Tenant), a.job.Name)
+	if err != nil {
+		return nil, classify(a.job, err)
+	}
+	if err := a.checkCompatible(m); err != nil {
+		return nil, err
+	}
+	s.rec, m, err = barriers.Acquire(ask, barriers.AcquireSpec{
+		Tenant: string(a.job.Tenant), Job: a.job.Name, Worker: a.worker, Owner: a.nonce, Observed: a.observed,
+	})
+	if err != nil {
+		return nil, classify(a.job, fmt.Errorf("acquiring the job: %w", err))
+	}
+	targets := a.sinkTargets(bind, m)
+	markers, err := barriers.Fence(ask, s.rec, targets)
+	if err != nil {
+		return nil, classify(a.job, fmt.Errorf("fencing the sinks: %w", err))
+	}
+	if err := barriers.Verify(s.rec, m, targets, markers); err != nil {
+		return nil, a.markerError(err)
+	}
+	for name, mk := range markers {
+		s.markers[name] = mk.Now
+	}
+	if m != nil {
+		if err := a.releaseOwed(ctx, io, s, m); err != nil {
+			return nil, err
+		}
+		// Somebody may have deployed in between: what was checked above is checked again on what is committed now.
+		if err := a.checkCompatible(m); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.load(ctx, io, s, m); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// checkCompatible compares the committed state with the topology, before any of it is read.
+func (a *attempt) checkCompatible(m *barriers.Manifest) error {
+	if m == nil {
+		return nil
+	}
+	if m.Tenant != string(a.job.Tenant) || m.Job != a.job.Name {
+		return Terminal(fmt.Errorf("the manifest of checkpoint %d belongs to job %s/%s", m.Checkpoint, m.Tenant, m.Job))
+	}
+	if a.cfg.Parallelism > m.KeyGroups {
+		return Terminal(fmt.Errorf("parallelism %d is above the %d key groups that the job's first checkpoint fixed: use at most %d", a.cfg.Parallelism, m.KeyGroups, m.KeyGroups))
+	}
+	return a.checkState(m.Operators)
+}
+
+// checkState compares every operator's recorded states with the topology's and reports all problems at once.
+func (a *attempt) checkState(operators []barriers.Operator) error {
+	descriptors := a.topo.Descriptors()
+	var errs []error
+	for _, op := range operators {
+		descs, ok := descriptors[op.Name]
+		if !ok {
+			if len(op.Chain) > 0 && !a.cfg.AllowDroppedState {
+				errs = append(errs, fmt.Errorf("operator %s has state in the checkpoint and is not in the topology: put it back, or set AllowDroppedState", op.Name))
+			}
+			continue
+		}
+		infos := make([]state.StateInfo, len(op.States))
+		for i, s := range op.States {
+			infos[i] = state.StateInfo{Name: s.Name, Kind: s.Kind, Codec: s.Codec, Version: s.Version}
+		}
+		for _, p := range state.CheckCompatible(infos, descs) {
+			if !p.Undeclared || !a.cfg.AllowDroppedState {
+				errs = append(errs, fmt.Errorf("operator %s, state %q: %s", op.Name, p.State, p.Detail))
+			}
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return Terminal(fmt.Errorf("the committed state does not fit the topology: %w", errors.Join(errs...)))
+}
+
+// sinkTargets lists every marker that must be fenced: the topology's sinks, and those that the committed checkpoint still owes
+// output to although the topology no longer has them.
+func (a *attempt) sinkTargets(bind Bindings, m *barriers.Manifest) []barriers.SinkTarget {
+	var targets []barriers.SinkTarget
+	for _, b := range bind.Sinks {
+		if b.Marker != "" {
+			targets = append(targets, barriers.SinkTarget{
+				Name: b.Sink, Stream: b.Stream, Created: b.Created, Subject: b.Marker, AllowMarkerLoss: a.allowsMarkerLoss(b.Sink),
+			})
+		}
+	}
+	if m == nil {
+		return targets
+	}
+	for _, s := range m.Sinks {
+		known := slices.ContainsFunc(targets, func(t barriers.SinkTarget) bool { return t.Name == s.Name })
+		if !known && s.Total > 0 {
+			targets = append(targets, barriers.SinkTarget{Name: s.Name, Stream: s.Stream, Created: s.Created, Subject: s.Subject})
+		}
+	}
+	return targets
+}
+
+func (a *attempt) allowsMarkerLoss(sink string) bool {
+	return slices.ContainsFunc(a.needs.Sinks, func(n SinkNeed) bool { return n.Sink == sink && n.AllowMarkerLoss })
+}
+
+func (a *attempt) markerError(err error) error {
+	var mf *barriers.MarkerFault
+	if !errors.As(err, &mf) {
+		return classify(a.job, err)
+	}
+	fault := map[barriers.MarkerFaultKind]StreamFault{
+		barriers.MarkerMissing: MarkerMissing, barriers.MarkerOlder: MarkerOlder,
+		barriers.MarkerAhead: MarkerAhead, barriers.MarkerStreamRecreated: StreamRecreated,
+	}[mf.Kind]
+	return &StreamError{
+		Job: a.job, Stream: mf.Stream, Sink: mf.Sink, Fault: fault, Detail: mf.Detail,
+		Advice: "Results that were published are gone or would be published twice. Restore the stream, or start the job under a new name",
+	}
+}
+
+// releaseOwed publishes what the committed checkpoint still owes, before anything else of the job moves.
+func (a *attempt) releaseOwed(ctx context.Context, io effects, s *started, m *barriers.Manifest) error {
+	for _, sink := range m.Sinks {
+		seen := s.markers[sink.Name]
+		if sink.Total == 0 || (seen.Checkpoint == m.Checkpoint && seen.Released == sink.Total) {
+			continue
+		}
+		outputs, err := a.fetchOutput(ctx, io, m, sink)
+		if err != nil {
+			return fmt.Errorf("loading the pending output of sink %s: %w", sink.Name, err)
+		}
+		maxPart := s.bind.sink(sink.Name).MaxPart
+		marker, err := a.releaseSink(ctx, io, s.rec, m, sink, seen, maxPart, pendingSource{outputs: outputs})
+		if err != nil {
+			return classify(a.job, fmt.Errorf("releasing checkpoint %d to sink %s: %w", m.Checkpoint, sink.Name, err))
+		}
+		s.markers[sink.Name] = marker
+		a.log.Info("released what the last attempt owed", "checkpoint", m.Checkpoint, "sink", sink.Name, "messages", sink.Total)
+	}
+	return nil
+}
+
+// load builds the tasks, restores their state and says where each source goes on.
+func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.Manifest) error {
+	keyGroups := a.cfg.KeyGroups
+	if m != nil {
+		keyGroups = m.KeyGroups
+	}
+	params, err := encodeParams(a.cfg.Params)
+	if err != nil {
+		return Terminal(err)
+	}
+	s.plan, err = newPlan(a.topo, planConfig{
+		Job: a.job, Prefix: io.Namespace().Prefix(a.job.Tenant), Parallelism: a.cfg.Parallelism, KeyGroups: keyGroups, Params: params,
+		Bindings: s.bind, Epoch: s.rec.Head.Epoch, Nonce: a.nonce, AllowDroppedState: a.cfg.AllowDroppedState,
+		MaxKeyBytes: a.cfg.Quota.KeyBytes, MaxStateBytes: a.cfg.Quota.StateBytes, MaxPendingBytes: a.cfg.Quota.PendingBytes,
+	})
+	if err != nil {
+		return Terminal(err)
+	}
+	s.positions = map[string]barriers.Source{}
+	if m != nil {
+		for _, op := range m.Operators {
+			s.chains[op.Name] = op.Chain
+			if err := a.restoreOperator(ctx, io, s.plan, op); err != nil {
+				return err
+			}
+		}
+		for _, src := range m.Sources {
+			s.positions[src.Name] = src
+		}
+	}
+	for i, t := range s.plan.tasks {
+		for input, source := range t.sourceInputs() {
+			spec, err := a.readerSpec(s.bind.source(source), s.positions)
+			if err != nil {
+				return err
+			}
+			s.readers = append(s.readers, sourceReader{task: i, input: input, spec: spec})
+		}
+	}
+	return nil
+}
+
+func (a *attempt) readerSpec(b SourceBinding, positions map[string]barriers.Source) (ReaderSpec, error) {
+	spec := ReaderSpec{
+		Job: a.job, Source: b.Source, Stream: b.Stream, Created: b.Created, Filter: b.Filter,
+		AllowDataLoss: a.cfg.AllowDataLoss, BatchRecords: maxBatchRecords, BatchBytes: maxBatchBytes,
+	}
+	old, ok := positions[b.Source]
+	if !ok { // a source that is new starts at the stream's beginning
+		spec.After = max(b.FirstSeq, 1) - 1
+		positions[b.Source] = barriers.Source{Name: b.Source, Position: spec.After}
+		return spec, nil
+	}
+	if old.Stream != b.Stream {
+		return spec, Terminal(fmt.Errorf("source %s read stream %s up to sequence %d, and its subjects are now in stream %s: name the old stream in JobConfig.Streams, or start the job under a new name",
+			b.Source, old.Stream, old.Position, b.Stream))
+	}
+	spec.Created, spec.After, spec.Tail = old.Created, old.Position, old.Tail
+	return spec, nil
+}
+
+// Bounds of one batch that a reader hands over.
+const (
+	maxBatchRecords = 1024
+	maxBatchBytes   = 1 << 20
+)
+
+// restoreOperator loads an operator's chain once and lets every subtask take its key groups.
+func (a *attempt) restoreOperator(ctx context.Context, io effects, p *plan, op barriers.Operator) error {
+	var subtasks []*operatorSubtask
+	for _, t := range p.tasks {
+		for _, sub := range t.stateful() {
+			if sub.operator == op.Name {
+				subtasks = append(subtasks, sub)
+			}
+		}
+	}
+	if len(subtasks) == 0 {
+		return nil // dropped: checkState allowed it
+	}
+	objects, err := a.fetch(ctx, io, op.Chain)
+	if err != nil {
+		return fmt.Errorf("loading the state of operator %s: %w", op.Name, err)
+	}
+	for _, sub := range subtasks {
+		if err := sub.backend.Restore(objects); err != nil {
+			return Terminal(fmt.Errorf("restoring operator %s, subtask %d: %w", op.Name, sub.subtask, err))
+		}
+	}
+	return nil
+}
+
+func (a *attempt) fetch(ctx context.Context, io effects, chain []barriers.Object) ([][]byte, error) {
+	objects := make([][]byte, 0, len(chain))
+	for _, ref := range chain {
+		data, err := io.Get(ctx, a.job.Tenant, ref)
+		if err != nil {
+			if errors.Is(err, ErrObjectMissing) {
+				err = Terminal(fmt.Errorf("job %s: object %s in bucket %s: %w: restore the bucket, or start the job from an older savepoint", a.job, ref.Name, ref.Bucket, err))
+			}
+			return nil, err
+		}
+		objects = append(objects, data)
+	}
+	return objects, nil
+}

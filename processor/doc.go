@@ -1,0 +1,24 @@
+// Package processor has the topology builder, the operators, the task that runs a chain of them, and the runtime that hosts
+// many tenants' jobs in one process.
+//
+// A topology is an immutable graph without tenant, broker or goroutine: NewBuilder, From, Map, FlatMap, Filter, KeyBy, Process,
+// Union, SideOutput, To, ToKV, Build. The runtime deploys it for a tenant; it reaches the outside only through the interfaces of
+// transport.go, so the same topology runs on a cluster, on an embedded server, in a simulation and in a unit test
+// (processortest).
+//
+// Invariants.
+//
+//  1. Everything a task does follows from the events given to task.step, in their order: the core does no I/O and starts no
+//     goroutine. One goroutine owns a task, its state and its user functions.
+//  2. What a checkpoint holds is a cut: every record before the barrier is in its state and output, none after it. What an
+//     aborted checkpoint had frozen goes back, so nothing is lost and order is kept.
+//  3. A record causes output, a dead letter, or nothing because user code said so. It is never dropped for an error.
+//
+// The caller's duties. Functions given to operators may be called by several goroutines at once when the parallelism is above 1
+// (each with a Context of its own): they must share nothing mutable but what descriptors hold. A Context is valid during the
+// call only. An element that goes to two operators is the same value for both: treat it as immutable. A poison error should be
+// returned before the function changed state or emitted: what it did before stays.
+//
+// It refuses: operators without a name, access to undeclared states, tags and parameters, subjects outside the tenant, and a
+// sink's message that its stream could never take (that is a dead letter before the barrier, not an error after the commit).
+package processor

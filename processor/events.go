@@ -1,0 +1,63 @@
+package processor
+
+import (
+	"time"
+
+	"github.com/weirstream/weir/tenants"
+)
+
+// JobState is where a job is in its life, as this worker sees it.
+type JobState string
+
+const (
+	JobStarting   JobState = "starting"
+	JobRunning    JobState = "running"
+	JobStandby    JobState = "standby"    // another worker owns it
+	JobRestarting JobState = "restarting" // waiting to try again after a failure
+	JobParked     JobState = "parked"     // too many failures in a row: waits for a person
+	JobFailed     JobState = "failed"     // a failure that a restart cannot mend
+	JobStopped    JobState = "stopped"
+)
+
+// JobEvent says that a job's state changed.
+type JobEvent struct {
+	Job   tenants.JobID
+	State JobState
+	Epoch uint64
+	Err   error // why, for standby, restarting, parked and failed
+	At    time.Time
+	// Retry is when the next try is due, for restarting.
+	Retry time.Time
+}
+
+// CheckpointEvent describes a checkpoint that is committed and whose output is released.
+type CheckpointEvent struct {
+	Job        tenants.JobID
+	Checkpoint uint64
+	Epoch      uint64
+	At         time.Time
+	// Duration is from trigger to the end of the release. Aligned, Frozen, Uploaded, Committed and Released are its parts; the
+	// first two are the longest of any task, and Frozen is all a task stands still.
+	Duration, Aligned, Frozen, Uploaded, Committed, Released time.Duration
+	// Bytes and Objects were uploaded for it; Messages were published.
+	Bytes    int64
+	Objects  int
+	Messages uint64
+	// Positions are the sources' positions, by source name.
+	Positions map[string]uint64
+}
+
+// CheckpointFailure describes a checkpoint that was aborted. The job goes on; what it would have held is in the next one.
+type CheckpointFailure struct {
+	Job        tenants.JobID
+	Checkpoint uint64
+	Err        error
+	At         time.Time
+}
+
+// Listener hears of what happens to jobs. nil functions are skipped. They are called from the job's goroutine, in order.
+type Listener struct {
+	Job              func(JobEvent)
+	Checkpoint       func(CheckpointEvent)
+	CheckpointFailed func(CheckpointFailure)
+}

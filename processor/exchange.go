@@ -1,0 +1,200 @@
+package processor
+
+import (
+	"sync"
+	"unsafe"
+
+	"github.com/weirstream/weir/state"
+)
+
+// frameElements and frameBytes bound one frame, so that an exchange's credits bound its memory.
+const (
+	frameElements = 512
+	frameBytes    = 256 << 10
+)
+
+// frame is a batch of elements, or a barrier, on its way from one task to another.
+type frame struct {
+	barrier  uint64 // not 0: a barrier, no elements
+	elements any    // *elements[T]
+	count    int
+	bytes    int
+}
+
+// elements is what a frame carries: elements with their keys, and the records they were made of, so that a record that turns out
+// to be poison behind the exchange can still be dead-lettered. Records are copied once each into one buffer: the reader wants
+// its own back.
+type elements[T any] struct {
+	values  []T
+	keys    []string
+	origins []int32 // of each element: index into records
+	records []carried
+	buf     []byte
+	last    uint64 // number of the last record carried
+}
+
+type carried struct {
+	source            *sourceRef
+	seq               uint64
+	time              int64
+	from, split, upTo int // buf[from:split] is the subject, buf[split:upTo] the data
+}
+
+// outgoing is the sending side of an exchange of any type.
+type outgoing interface {
+	flush()
+	barrier(checkpoint uint64)
+}
+
+// receiver is the receiving side of an exchange of any type.
+type receiver interface{ receive(f *frame) }
+
+type exchange[T any] struct {
+	task        *task
+	op          int32
+	key         func(T) string
+	groups      int
+	parallelism int
+	to          []target
+	open        []*frame // per target; nil: nothing to send
+	pool        *sync.Pool
+	size        int // of a T
+}
+
+type target struct{ task, input int }
+
+func newExchange[T any](a *assembly, n *node, key func(T) string) *exchange[T] {
+	to := a.plan.stageOf(n)
+	e := &exchange[T]{
+		task: a.task, op: a.operator(n.label()), key: key, groups: a.plan.cfg.KeyGroups, parallelism: a.plan.cfg.Parallelism,
+		open: make([]*frame, to.subtasks), pool: a.plan.pool(n), size: int(unsafe.Sizeof(*new(T))),
+	}
+	for sub := range to.subtasks {
+		e.to = append(e.to, target{task: to.first + sub, input: to.input(a.stage, a.subtask)})
+	}
+	a.task.exchanges = append(a.task.exchanges, e)
+	return e
+}
+
+// push puts an element into the frame for the subtask that owns its key.
+func (e *exchange[T]) push(v T) {
+	t := e.task
+	prev := t.op
+	t.op = e.op
+	key := e.key(v)
+	sub := state.SubtaskOf(state.KeyGroup(key, e.groups), e.parallelism, e.groups)
+	f := e.open[sub]
+	if f == nil {
+		f = e.newFrame()
+		e.open[sub] = f
+	}
+	el := f.elements.(*elements[T])
+	if len(el.records) == 0 || el.last != t.origin.number {
+		f.bytes += el.carry(&t.origin)
+	}
+	el.values = append(el.values, v)
+	el.keys = append(el.keys, key)
+	el.origins = append(el.origins, int32(len(el.records)-1))
+	f.count++
+	f.bytes += e.size + len(key)
+	if f.count >= frameElements || f.bytes >= frameBytes {
+		e.send(sub)
+	}
+	t.op = prev
+}
+
+// carry copies the record an element was made of, and returns its bytes.
+func (el *elements[T]) carry(o *origin) int {
+	c := carried{source: o.source, seq: o.seq, time: o.time, from: len(el.buf)}
+	el.buf = append(el.buf, o.subject...)
+	c.split = len(el.buf)
+	el.buf = append(el.buf, o.data...)
+	c.upTo = len(el.buf)
+	el.records = append(el.records, c)
+	el.last = o.number
+	return c.upTo - c.from
+}
+
+func (e *exchange[T]) newFrame() *frame {
+	if f, ok := e.pool.Get().(*frame); ok {
+		return f
+	}
+	return &frame{elements: &elements[T]{}}
+}
+
+func (e *exchange[T]) send(sub int) {
+	f := e.open[sub]
+	e.open[sub] = nil
+	if e.task.err != nil {
+		return
+	}
+	if err := e.task.host.send(e.to[sub].task, e.to[sub].input, f); err != nil {
+		e.task.fail(err)
+	}
+}
+
+func (e *exchange[T]) flush() {
+	for sub, f := range e.open {
+		if f != nil {
+			e.send(sub)
+		}
+	}
+}
+
+// barrier sends a barrier behind everything pushed before it.
+func (e *exchange[T]) barrier(checkpoint uint64) {
+	e.flush()
+	for _, to := range e.to {
+		if e.task.err != nil {
+			return
+		}
+		if err := e.task.host.send(to.task, to.input, &frame{barrier: checkpoint}); err != nil {
+			e.task.fail(err)
+		}
+	}
+}
+
+type incoming[T any] struct {
+	task *task
+	out  func(string, T)
+	pool *sync.Pool
+}
+
+func newReceiver[T any](a *assembly, n *node, out func(string, T)) receiver {
+	return &incoming[T]{task: a.task, out: out, pool: a.plan.pool(n)}
+}
+
+// receive runs a frame's elements through the operators and gives the frame back for reuse.
+func (r *incoming[T]) receive(f *frame) {
+	t, el := r.task, f.elements.(*elements[T])
+	current := int32(-1)
+	for i := range el.values {
+		if n := el.origins[i]; n != current {
+			current = n
+			t.carriedOrigin(&el.records[n], el.buf)
+		}
+		r.out(el.keys[i], el.values[i])
+		if t.err != nil {
+			return
+		}
+	}
+	clear(el.values)
+	clear(el.keys)
+	clear(el.records)
+	el.values, el.keys, el.origins, el.records, el.buf = el.values[:0], el.keys[:0], el.origins[:0], el.records[:0], el.buf[:0]
+	f.count, f.bytes = 0, 0
+	if cap(el.buf) <= 2*frameBytes { // one huge record must not stay in memory
+		r.pool.Put(f)
+	}
+}
+
+func (t *task) carriedOrigin(c *carried, buf []byte) {
+	o := &t.origin
+	o.source, o.seq, o.time = c.source, c.seq, c.time
+	// A copy would be needed only by dead letters, which make their own.
+	o.subject, o.data = viewString(buf[c.from:c.split]), buf[c.split:c.upTo]
+	o.number++
+}
+
+// viewString is a string over bytes that do not change while it is used.
+func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

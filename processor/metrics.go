@@ -1,0 +1,120 @@
+package processor
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/weirstream/weir/barriers"
+	"github.com/weirstream/weir/state"
+)
+
+// lateMalformed counts barriers whose bytes are none; the other reasons are numbered by barriers.BarrierVerdict.
+const (
+	lateMalformed = 0
+	lateReasons   = int(barriers.BarrierNotPending) + 1
+)
+
+// counts is what a task has done; it belongs to the task's goroutine.
+type counts struct {
+	in, out, dead uint64
+	lateBy        [lateReasons]uint64
+}
+
+func (c *counts) late(reason int) { c.lateBy[reason]++ }
+
+// metrics is a copy of counts that anybody may read, brought up to date once an event.
+type metrics struct {
+	in, out, dead  atomic.Uint64
+	late           [lateReasons]atomic.Uint64
+	pending, state atomic.Int64
+}
+
+// TaskMetrics counts what a task has done since the attempt began.
+type TaskMetrics struct {
+	RecordsIn   uint64 // records that its sources passed on; none in a task behind an exchange
+	RecordsOut  uint64 // messages staged or published
+	DeadLetters uint64
+	// IgnoredBarriers counts barriers that were read but did not count, by reason: foreign, forged, stale, duplicate, not pending,
+	// malformed.
+	IgnoredBarriers map[string]uint64
+	PendingBytes    int64 // output staged and not committed
+	StateBytes      int64
+}
+
+func (m *TaskMetrics) add(o TaskMetrics) {
+	m.RecordsIn += o.RecordsIn
+	m.RecordsOut += o.RecordsOut
+	m.DeadLetters += o.DeadLetters
+	m.PendingBytes += o.PendingBytes
+	m.StateBytes += o.StateBytes
+	for reason, n := range o.IgnoredBarriers {
+		m.IgnoredBarriers[reason] += n
+	}
+}
+
+// metrics returns the task's counters as of its last event. It may be called from any goroutine.
+func (t *task) metrics() TaskMetrics {
+	m := TaskMetrics{
+		RecordsIn: t.shown.in.Load(), RecordsOut: t.shown.out.Load(), DeadLetters: t.shown.dead.Load(),
+		IgnoredBarriers: make(map[string]uint64), PendingBytes: t.shown.pending.Load(), StateBytes: t.shown.state.Load(),
+	}
+	for i := range t.shown.late {
+		if n := t.shown.late[i].Load(); n > 0 {
+			name := "malformed"
+			if i != lateMalformed {
+				name = barriers.BarrierVerdict(i).String()
+			}
+			m.IgnoredBarriers[name] = n
+		}
+	}
+	return m
+}
+
+// pendingBytes is the output staged and not committed, in bytes. It may be called from any goroutine.
+func (t *task) pendingBytes() int64 { return t.shown.pending.Load() }
+
+// show publishes the counters and reports output above the quota.
+func (t *task) show() {
+	m, c := &t.shown, &t.counts
+	m.in.Store(c.in)
+	m.out.Store(c.out)
+	m.dead.Store(c.dead)
+	for i, n := range c.lateBy {
+		if n > 0 {
+			m.late[i].Store(n)
+		}
+	}
+	var pending, kept int64
+	for _, s := range t.sinks {
+		pending += s.current.Bytes()
+		if s.frozen != nil {
+			pending += s.frozen.Bytes()
+		}
+	}
+	for _, o := range t.subtasks {
+		kept += o.backend.Bytes()
+	}
+	m.pending.Store(pending)
+	m.state.Store(kept)
+	if t.maxPending > 0 && pending >= t.maxPending/2 && !t.over {
+		// Half of the quota asks for a checkpoint early; whether to stop reading is the attempt's to decide.
+		t.over = true
+		t.host.dirty(t.index)
+	}
+}
+
+// userError handles an error that an operator's function returned.
+func (t *task) userError(op int32, err error) {
+	var quota *state.QuotaError
+	var undeclared *state.UndeclaredError
+	switch {
+	case errors.As(err, &quota) && quota.What == "key bytes":
+		t.poison(op, err)
+	case errors.As(err, &quota), errors.As(err, &undeclared):
+		t.fail(Terminal(&OperatorError{t.where(op), err}))
+	case ClassOf(err) == ClassPoison:
+		t.poison(op, err)
+	default:
+		t.fail(&OperatorError{t.where(op), err})
+	}
+}

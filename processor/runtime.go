@@ -1,0 +1,189 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weirstream/weir/tenants"
+)
+
+// Version is the library's version, as manifests record it.
+const Version = "0.1.0"
+
+// Runtime hosts jobs: any number of topologies for any number of tenants, each job with its own goroutines, checkpoints,
+// restarts and failures. Its methods may be called from any goroutine.
+type Runtime struct {
+	cfg RuntimeConfig
+
+	mu     sync.Mutex
+	jobs   map[tenants.JobID]*Job
+	ctx    context.Context // of Run; nil before
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	closed bool
+}
+
+// NewRuntime validates the configuration. It does no I/O and starts nothing.
+func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	if cfg.Worker == "" {
+		cfg.Worker = newNonce()
+	}
+	return &Runtime{cfg: cfg, jobs: map[tenants.JobID]*Job{}}, nil
+}
+
+// Worker returns this worker's ID.
+func (r *Runtime) Worker() string { return r.cfg.Worker }
+
+// Deploy adds a job: the topology for one tenant. It checks names, configuration, parameters and, against the broker, every
+// stream the job needs, and returns all problems at once; nothing is started then. The job runs when Run does.
+func (r *Runtime) Deploy(ctx context.Context, t *Topology, tenant tenants.ID, cfg JobConfig) (*Job, error) {
+	if t == nil {
+		return nil, errors.New("deploying a nil topology: Build returned an error that was not handled")
+	}
+	cfg = cfg.withDefaults(t)
+	id := tenants.JobID{Tenant: tenant, Name: cfg.Name}
+	if err := errors.Join(tenant.Validate(), cfg.validate()); err != nil {
+		return nil, fmt.Errorf("deploying job %s: %w", id, err)
+	}
+	params, err := encodeParams(cfg.Params)
+	if err != nil {
+		return nil, fmt.Errorf("deploying job %s: %w", id, err)
+	}
+	if err := t.ValidateParams(params); err != nil {
+		return nil, fmt.Errorf("deploying job %s: %w", id, err)
+	}
+	needs := t.Needs(id, r.cfg.Broker.Namespace())
+	if err := cfg.apply(&needs); err != nil {
+		return nil, fmt.Errorf("deploying job %s: %w", id, err)
+	}
+	if _, err := r.cfg.Broker.Check(ctx, needs); err != nil {
+		return nil, fmt.Errorf("deploying job %s: %w", id, err)
+	}
+	return r.add(id, t, cfg, needs)
+}
+
+func (r *Runtime) add(id tenants.JobID, t *Topology, cfg JobConfig, needs Needs) (*Job, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return nil, fmt.Errorf("deploying job %s: the runtime has ended", id)
+	case r.jobs[id] != nil:
+		return nil, fmt.Errorf("deploying job %s: it is deployed already: give one of the two another JobConfig.Name", id)
+	case r.cfg.MaxJobs > 0 && len(r.jobs) >= r.cfg.MaxJobs:
+		return nil, fmt.Errorf("deploying job %s: this worker has its %d jobs (RuntimeConfig.MaxJobs)", id, r.cfg.MaxJobs)
+	}
+	j := &Job{
+		id: id, topo: t, cfg: cfg, needs: needs, rt: r,
+		log:    r.cfg.Logger.With("tenant", string(id.Tenant), "job", id.Name),
+		stop:   make(chan struct{}),
+		done:   make(chan struct{}),
+		status: JobStatus{ID: id, State: JobStarting, Parallelism: cfg.Parallelism},
+	}
+	r.jobs[id] = j
+	if r.ctx != nil {
+		r.wg.Go(func() { j.run(r.ctx) })
+	}
+	return j, nil
+}
+
+// Jobs returns every job, ordered by tenant and name.
+func (r *Runtime) Jobs() []*Job {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	jobs := make([]*Job, 0, len(r.jobs))
+	for _, j := range r.jobs {
+		jobs = append(jobs, j)
+	}
+	slices.SortFunc(jobs, func(a, b *Job) int { return strings.Compare(a.id.String(), b.id.String()) })
+	return jobs
+}
+
+// Run runs the jobs until ctx ends, which is as safe as a crash, or until Drain has ended them all, when it returns nil. It
+// returns after every goroutine of every job has ended. It may be called once.
+func (r *Runtime) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.mu.Lock()
+	if r.ctx != nil || r.closed {
+		r.mu.Unlock()
+		return errors.New("Runtime.Run was called before: make a new Runtime")
+	}
+	r.ctx, r.cancel = ctx, cancel
+	for _, j := range r.jobs {
+		r.wg.Go(func() { j.run(ctx) })
+	}
+	r.mu.Unlock()
+	beats := make(chan struct{})
+	go func() {
+		defer close(beats)
+		r.heartbeats(ctx)
+	}()
+	<-ctx.Done()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.wg.Wait()
+	<-beats
+	if errors.Is(context.Cause(ctx), errDrained) {
+		return nil
+	}
+	return ctx.Err()
+}
+
+// Drain takes a last checkpoint of every running job, releases its output, lets go of the jobs so that other workers may take
+// them at once, and ends Run. When ctx ends first it returns an error that names the jobs that were not drained; they go on.
+func (r *Runtime) Drain(ctx context.Context) error {
+	jobs := r.Jobs()
+	for _, j := range jobs {
+		j.drain()
+	}
+	r.mu.Lock()
+	running, cancel := r.ctx != nil, r.cancel
+	r.closed = true
+	r.mu.Unlock()
+	if !running {
+		return nil
+	}
+	var late []string
+	for _, j := range jobs {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			late = append(late, j.id.String())
+		}
+	}
+	if len(late) > 0 {
+		return fmt.Errorf("draining: %w before these jobs had taken their last checkpoint: %s; they are in the state of the one before and lose nothing",
+			ctx.Err(), strings.Join(late, ", "))
+	}
+	cancel(errDrained)
+	return nil
+}
+
+// heartbeats says that this worker lives, for standbys. A missed beat costs at most a needless takeover.
+func (r *Runtime) heartbeats(ctx context.Context) {
+	ticker := time.NewTicker(r.cfg.HeartbeatInterval)
+	defer ticker.Stop()
+	for {
+		beat, cancel := context.WithTimeout(ctx, r.cfg.HeartbeatInterval)
+		if err := r.cfg.Broker.Heartbeat(beat, r.cfg.Worker); err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Warn("writing the heartbeat", "err", err)
+		}
+		cancel()
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package processor
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// inputCredits is how many batches or frames one input of a task may hold at once. With the bounds of a batch in records and
+// bytes it bounds the memory of an exchange, and it is the back-pressure.
+const inputCredits = 4
+
+// host runs one task in a goroutine: the production taskHost. Everything but deliver and tell belongs to that goroutine.
+type host struct {
+	run     *runner
+	task    *task
+	index   int
+	data    chan event
+	credits []chan struct{} // per input
+	control *queue[event]
+	timer   *time.Timer
+	wakeAt  time.Time
+	clock   time.Time // of the event being handled
+	steps   atomic.Uint64
+}
+
+func newHost(r *runner, index int, t *task) *host {
+	h := &host{run: r, task: t, index: index, control: newQueue[event](), timer: time.NewTimer(time.Hour)}
+	h.timer.Stop()
+	n := t.numInputs()
+	h.data = make(chan event, n*inputCredits)
+	h.credits = make([]chan struct{}, n)
+	for i := range h.credits {
+		h.credits[i] = make(chan struct{}, inputCredits)
+	}
+	return h
+}
+
+// deliver hands the task a batch or frame of one of its inputs and blocks while the input is full.
+func (h *host) deliver(ctx context.Context, input int, ev event) error {
+	select {
+	case h.credits[input] <- struct{}{}:
+		h.data <- ev // has room for every credit
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tell hands the task a control event without blocking.
+func (h *host) tell(ev event) { h.control.push(ev) }
+
+// loop runs the task until the attempt ends or the task fails.
+func (h *host) loop(ctx context.Context) error {
+	defer h.timer.Stop()
+	for {
+		var ev event
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-h.control.ready:
+			for _, c := range h.control.take() {
+				if err := h.step(c); err != nil {
+					return err
+				}
+			}
+			continue
+		case ev = <-h.data:
+		case <-h.timer.C:
+			h.wakeAt = time.Time{}
+			ev = evTick{now: time.Now()}
+		}
+		if err := h.step(ev); err != nil {
+			return err
+		}
+	}
+}
+
+func (h *host) step(ev event) error {
+	h.clock = time.Time{}
+	h.steps.Add(1)
+	return h.task.step(ev)
+}
+
+func (h *host) send(task, input int, f *frame) error {
+	return h.run.hosts[task].deliver(h.run.ctx, input, evFrame{input: input, frame: f})
+}
+
+func (h *host) consumed(input int) { <-h.credits[input] }
+
+func (h *host) snapshot(s *taskSnapshot) { h.run.post(ctlSnapshot{s}) }
+
+func (h *host) wake(t time.Time) {
+	switch {
+	case t.IsZero():
+		h.wakeAt = t
+		h.timer.Stop()
+	case h.wakeAt.IsZero() || t.Before(h.wakeAt):
+		h.wakeAt = t
+		h.timer.Reset(time.Until(t))
+	}
+}
+
+func (h *host) publish(ctx context.Context, stream string, m Message, done func(error)) error {
+	return h.run.broker.Publish(h.run.ctx, stream, m, done)
+}
+
+func (h *host) dirty(task int) { h.run.post(ctlDirty{task}) }
+
+// now reads the clock at most once per event: a batch's records share it.
+func (h *host) now() time.Time {
+	if h.clock.IsZero() {
+		h.clock = time.Now()
+	}
+	return h.clock
+}

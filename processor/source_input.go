@@ -1,0 +1,143 @@
+package processor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/weirstream/weir/barriers"
+	"github.com/weirstream/weir/tenants"
+)
+
+// sourceInput is a source in a task: what it passes on, how far it has looked, and what it remembers of it.
+type sourceInput struct {
+	ref      *sourceRef
+	op       int32
+	nonce    string
+	created  int64
+	filterTo string // absolute, as bound
+	filters  []tenants.Filter
+	all      bool // the reader's filter is the only one: every subject it delivers is covered
+	literal  bool // ... and has no wildcard: no reserved subject can come
+	filter   *barriers.BarrierFilter
+	collect  func(data []byte)
+
+	position uint64
+	tail     tail
+
+	// The last subject and what was decided about it: consecutive records often share theirs.
+	lastSubject string
+	lastAccept  bool
+}
+
+func newSourceInput(a *assembly, n *node) *sourceInput {
+	cfg, bound := a.plan.cfg, a.plan.sources[n.name]
+	s := &sourceInput{
+		ref: &sourceRef{name: n.name, stream: bound.Stream, prefix: cfg.Prefix}, op: a.operator(n.name), nonce: cfg.Nonce,
+		created: bound.Created, filterTo: bound.Filter, filters: n.source.filters,
+		filter: barriers.NewBarrierFilter(barriers.Barrier{
+			Version: barriers.BarrierVersion, Tenant: string(cfg.Job.Tenant), Job: cfg.Job.Name, Source: n.name,
+			Epoch: cfg.Epoch, Nonce: cfg.Nonce,
+		}),
+		collect: a.collector(n).(func([]byte)),
+	}
+	s.all = len(s.filters) == 1 && bound.Filter == cfg.Prefix+string(s.filters[0])
+	s.literal = s.all && !strings.ContainsAny(bound.Filter, "*>")
+	return s
+}
+
+func (s *sourceInput) start(from barriers.Source) {
+	s.position = from.Position
+	s.tail.restore(from.Tail)
+}
+
+// accepts reports whether a record with this subject is passed on.
+func (s *sourceInput) accepts(subject string) bool {
+	if s.literal {
+		return true
+	}
+	if subject == s.lastSubject {
+		return s.lastAccept
+	}
+	s.lastSubject, s.lastAccept = subject, s.match(subject)
+	return s.lastAccept
+}
+
+func (s *sourceInput) match(subject string) bool {
+	relative, ok := strings.CutPrefix(subject, s.ref.prefix)
+	if !ok || tenants.HasReserved(relative) {
+		return false
+	}
+	if s.all {
+		return true
+	}
+	for _, f := range s.filters {
+		if f.Matches(relative) {
+			return true
+		}
+	}
+	return false
+}
+
+// snapshot is the source's part of a checkpoint: everything up to the position is in it.
+func (s *sourceInput) snapshot() barriers.Source {
+	return barriers.Source{
+		Name: s.ref.name, Stream: s.ref.stream, Created: s.created, Filter: s.filterTo,
+		Position: s.position, Tail: s.tail.fingerprints(),
+	}
+}
+
+// batch runs the records of a batch through the operators. A barrier in it may block the input: the rest is kept.
+func (t *task) batch(input int, in *taskInput, ev evBatch) {
+	s, records := in.source, ev.batch.Records
+	unnoted, passed := 0, uint64(0)
+	defer func() { t.counts.in += passed }()
+	for i := range records {
+		r := &records[i]
+		if r.Seq <= s.position {
+			t.fail(fmt.Errorf("source %s: the reader of stream %s delivered sequence %d behind %d: reading again would count it twice", s.ref.name, s.ref.stream, r.Seq, s.position))
+			return
+		}
+		s.position = r.Seq
+		if r.Header != nil && len(r.Header[barriers.HeaderBarrier]) > 0 {
+			checkpoint, ok := t.streamBarrier(s, r)
+			if !ok {
+				continue
+			}
+			s.tail.note(s, records[unnoted:i])
+			unnoted = i + 1
+			if t.cut(input, checkpoint) {
+				rest := ev
+				rest.batch.Records = records[i+1:]
+				in.putBack(rest)
+				return
+			}
+			if t.err != nil {
+				return
+			}
+			continue
+		}
+		if !s.accepts(r.Subject) {
+			continue
+		}
+		if !t.dirty {
+			t.touch()
+		}
+		t.originOf(s.ref, r)
+		t.op = s.op
+		s.collect(r.Data)
+		passed++
+		if t.err != nil {
+			return
+		}
+	}
+	s.position = max(s.position, ev.batch.Position)
+	s.tail.note(s, records[unnoted:])
+	t.done(input)
+}
+
+// originOf says which record the elements that follow are made of.
+func (t *task) originOf(ref *sourceRef, r *Record) {
+	o := &t.origin
+	o.source, o.seq, o.time, o.subject, o.data = ref, r.Seq, r.Time, r.Subject, r.Data
+	o.number++
+}

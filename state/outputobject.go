@@ -1,0 +1,107 @@
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// OutputMeta says whose pending output an object holds.
+type OutputMeta struct {
+	Tenant, Job, Sink string
+	Subtask           int
+	Checkpoint        uint64
+}
+
+func (m OutputMeta) String() string {
+	return fmt.Sprintf("job %s/%s, sink %s, subtask %d, checkpoint %d", m.Tenant, m.Job, m.Sink, m.Subtask, m.Checkpoint)
+}
+
+// Encode writes a sealed output as objects of about maxObject bytes, in publishing order. There are none if it is empty. It may
+// run in any goroutine.
+func (o *Output) Encode(meta OutputMeta, maxObject int) ([]EncodedObject, error) {
+	if !o.sealed {
+		return nil, fmt.Errorf("encoding the output of %s: it is not sealed", meta)
+	}
+	if meta.Subtask < 0 {
+		return nil, fmt.Errorf("encoding the output of %s: the subtask is negative", meta)
+	}
+	body := appendString(appendString(appendString(nil, meta.Tenant), meta.Job), meta.Sink)
+	body = binary.AppendUvarint(body, uint64(meta.Subtask))
+	body = binary.AppendUvarint(body, meta.Checkpoint)
+	w := newContainerWriter(magicOutput, kindOutput, body, maxObject)
+	var raw []byte
+	for i := range o.chunks {
+		c := &o.chunks[i]
+		data := c.data
+		if c.dead {
+			raw = raw[:0]
+			for b := c.data; len(b) > 0; {
+				_, size := frameSubject(b)
+				if b[0] == flagLive {
+					raw = append(raw, b[:size]...)
+				}
+				b = b[size:]
+			}
+			data = raw
+		}
+		if c.msgs > 0 {
+			w.add(data, c.msgs, 0, 0)
+		}
+	}
+	w.finish()
+	return w.out, nil
+}
+
+// DecodeOutput reads one object of pending output. A *FormatError says that it is damaged, a *ForeignError that it is not the one
+// that meta describes. The result is sealed and does not share the object's memory.
+func DecodeOutput(meta OutputMeta, object []byte) (*Output, error) {
+	c, err := openContainer(whatOutput, magicOutput, object)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{b: c.body}
+	has := OutputMeta{Tenant: r.string(), Job: r.string(), Sink: r.string()}
+	subtask := r.uvarint()
+	has.Checkpoint = r.uvarint()
+	if c.kind != kindOutput || r.bad || len(r.b) > 0 || len(c.trailer) > 0 || subtask > MaxKeyGroups {
+		return nil, formatErrorf(whatOutput, "the header is malformed")
+	}
+	has.Subtask = int(subtask)
+	if has != meta {
+		return nil, &ForeignError{whatOutput, has.String(), meta.String()}
+	}
+	o := &Output{sealed: true, chunks: make([]chunk, 0, len(c.blocks))}
+	for i := range c.blocks {
+		raw, err := c.block(i, nil)
+		if err != nil {
+			return nil, err
+		}
+		if n := checkFrames(raw); n == 0 || n != int(c.blocks[i].entries) {
+			return nil, formatErrorf(whatOutput, "the messages of block %d are malformed", i)
+		}
+		o.chunks = append(o.chunks, chunk{data: raw, msgs: int(c.blocks[i].entries)})
+		o.msgs += int(c.blocks[i].entries)
+		o.bytes += int64(len(raw))
+	}
+	return o, nil
+}
+
+// checkFrames counts the messages in b; 0: b is not a run of live messages.
+func checkFrames(b []byte) int {
+	n := 0
+	for r := (reader{b: b}); len(r.b) > 0; n++ {
+		flag := r.take(1)[0]
+		r.bytes()
+		head := r.bytes()
+		r.bytes()
+		if r.bad || flag != flagLive {
+			return 0
+		}
+		if len(head) > 0 {
+			if _, ok := readHeader(head); !ok {
+				return 0
+			}
+		}
+	}
+	return n
+}
