@@ -107,7 +107,6 @@ type Coordinator struct {
 	echoed   map[string]bool
 	lag      map[string]uint64
 	inStream bool // the one in flight
-	injected bool
 	stats    CheckpointStats
 	serving  bool // the one in flight was requested
 	since    time.Time

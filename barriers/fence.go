@@ -101,17 +101,8 @@ func readMarker(h *Head, t SinkTarget, value []byte) (*Marker, error) {
 // fenced says why a marker carries a later attempt's epoch: that attempt owns the job, or, if the head still names this one, the
 // checkpoint bucket was rolled back and epochs were given out twice.
 func fenced(ask Ask, rec *HeadRecord, t SinkTarget, m *Marker) error {
-	for n := 1; n <= readTries; n++ {
-		cur, err := ReadHead(ask, rec.Head.Tenant, rec.Head.Job)
-		if err != nil {
-			return err
-		}
-		if cur == nil || cur.Head.Epoch != rec.Head.Epoch || cur.Head.Owner != rec.Head.Owner {
-			return fmt.Errorf("%w: its marker is of epoch %d, this attempt is %d", ErrFenced, m.Epoch, rec.Head.Epoch)
-		}
-		if err := wait(ask, n); err != nil {
-			return err
-		}
+	if err := CheckOwner(ask, rec); err != nil {
+		return fmt.Errorf("the marker is of epoch %d: %w", m.Epoch, err)
 	}
 	return &MarkerFault{
 		Kind: MarkerAhead, Sink: t.Name, Stream: t.Stream, Subject: t.Subject,

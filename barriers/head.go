@@ -106,10 +106,13 @@ func encodeRecord(kind string, v any, validate func() error, limit int) ([]byte,
 	if err := validate(); err != nil {
 		return nil, fmt.Errorf("encode %s: %w: %w", kind, ErrInvalidRecord, err)
 	}
-	data, err := json.Marshal(v)
-	if err != nil {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false) // a person reads "orders.>"
+	if err := e.Encode(v); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", kind, err)
 	}
+	data := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
 	if len(data) > limit {
 		return nil, fmt.Errorf("encode %s: %w: %d bytes, at most %d are allowed", kind, ErrInvalidRecord, len(data), limit)
 	}

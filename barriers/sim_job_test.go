@@ -17,20 +17,19 @@ type simAttempt struct {
 	nonce string
 	sleep func(func(Ask) error) // run clean-up beside the job
 
-	rec      *HeadRecord
-	markers  [simSinks]MarkerSeen
-	maxPart  uint64
-	id       uint64
-	pos      uint64
-	tail     []inRec
-	state    [4]uint32
-	dirty    map[byte]bool
-	out      [simSinks][]outMsg
-	chain    []Object
-	objects  int
-	garbage  []string
-	released bool
-	gen      int
+	rec     *HeadRecord
+	markers [simSinks]MarkerSeen
+	maxPart uint64
+	id      uint64
+	pos     uint64
+	tail    []inRec
+	state   [4]uint32
+	dirty   map[byte]bool
+	out     [simSinks][]outMsg
+	chain   []Object
+	objects int
+	garbage []string
+	gen     int
 }
 
 // streamFault stands for processor.StreamError: the input is not what the checkpoint left behind.
@@ -88,6 +87,7 @@ func (a *simAttempt) takeOver(worker string) (*Manifest, error) {
 		return nil, err
 	}
 	a.rec, a.id = rec, rec.Head.Checkpoint
+	a.w.stats.acquires++
 	a.w.trace("%s acquired epoch %d at checkpoint %d", a.nonce, rec.Head.Epoch, rec.Head.Checkpoint)
 	markers, err := Fence(a.ask, rec, a.targets())
 	if err != nil {
@@ -105,6 +105,9 @@ func (a *simAttempt) takeOver(worker string) (*Manifest, error) {
 		return nil, nil
 	}
 	for _, s := range m.Sinks {
+		if a.w.mut.forgetOwed {
+			break
+		}
 		var out []outMsg
 		for _, o := range s.Pending {
 			data, err := a.get(o.Name)
@@ -127,7 +130,7 @@ func (a *simAttempt) startPoint(m *Manifest) (*Manifest, error) {
 	}
 	old, err := ReadManifest(a.ask, simTenant, simJob, a.rec.Head.Retained[0])
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, CheckOwner(a.ask, a.rec))
 	}
 	from := old.Checkpoint
 	start := *old
@@ -138,6 +141,7 @@ func (a *simAttempt) startPoint(m *Manifest) (*Manifest, error) {
 	start.Kind, start.Checkpoint, start.Epoch, start.Owner = KindStart, a.id, a.rec.Head.Epoch, a.nonce
 	start.RestoredFrom, start.Request = strconv.FormatUint(from, 10), a.w.start
 	start.Sinks = a.sinks()
+	a.w.stats.starts++
 	a.w.trace("%s starts from checkpoint %d as %d", a.nonce, from, a.id)
 	if a.rec, err = Commit(a.ask, a.rec, &start, 3); err != nil {
 		return nil, err
@@ -185,6 +189,9 @@ func (a *simAttempt) get(name string) ([]byte, error) {
 		case Canceled:
 			return nil, ErrCanceled
 		case NotFound:
+			if err := CheckOwner(a.ask, a.rec); err != nil {
+				return nil, err
+			}
 			return nil, &RecordError{Record: name, Err: errors.New("object is missing")}
 		}
 	}
@@ -306,6 +313,7 @@ func (a *simAttempt) checkpoint() error {
 
 // abort puts what was frozen back under the newer changes and in front of the newer output.
 func (a *simAttempt) abort(frozen map[byte]bool, pending [simSinks][]outMsg, uploaded []string) {
+	a.w.stats.aborts++
 	a.w.trace("%s aborts checkpoint %d", a.nonce, a.id)
 	a.garbage = append(a.garbage, uploaded...)
 	if a.w.mut.dropDelta {
@@ -321,10 +329,14 @@ func (a *simAttempt) abort(frozen map[byte]bool, pending [simSinks][]outMsg, upl
 
 func (a *simAttempt) commit(m *Manifest, frozen map[byte]bool, pending [simSinks][]outMsg, uploaded []string) error {
 	ask := a.ask
-	if a.w.mut.abortSent {
+	if a.w.mut.abortSent || a.w.mut.optimistic {
 		ask = impatient(ask)
 	}
 	rec, err := Commit(ask, a.rec, m, 3)
+	if a.w.mut.optimistic && errors.Is(err, ErrCommitUnresolved) {
+		rec, err = &HeadRecord{Head: a.rec.Head, Seq: a.rec.Seq + 2, trash: a.rec.trash}, nil
+		rec.Head.Checkpoint = m.Checkpoint
+	}
 	if err != nil {
 		if a.w.mut.abortSent && errors.Is(err, ErrCommitUnresolved) {
 			a.abort(frozen, pending, uploaded)
@@ -333,6 +345,7 @@ func (a *simAttempt) commit(m *Manifest, frozen map[byte]bool, pending [simSinks
 		}
 		return err
 	}
+	a.w.stats.commits++
 	a.w.trace("%s committed checkpoint %d at position %d", a.nonce, m.Checkpoint, m.Sources[0].Position)
 	a.rec, a.chain = rec, m.Operators[0].Chain
 	if a.w.mut.lateRelease && a.rng.IntN(2) == 0 {
@@ -384,5 +397,10 @@ func (a *simAttempt) release(m *Manifest, sink int, out []outMsg) error {
 func (a *simAttempt) cleanup(orphans bool) {
 	spec := CleanupSpec{Record: a.rec, Garbage: a.garbage, Orphans: orphans, OrphanAge: 20}
 	a.garbage = nil
+	if a.w.mut.earlyClean {
+		early := *a.rec
+		early.Head.Retained, early.Head.Watermark = nil, early.Head.Checkpoint
+		spec.Record, spec.Orphans = &early, true
+	}
 	a.sleep(func(ask Ask) error { return Cleanup(ask, spec) })
 }

@@ -15,6 +15,9 @@ type mutant struct {
 	idsGoBack     bool // after a restore, IDs go on from the restored checkpoint
 	noVerify      bool // markers are not compared with the manifest
 	blindReader   bool // gaps and rollbacks of the input pass
+	forgetOwed    bool // a takeover does not release what the committed checkpoint owes
+	optimistic    bool // an unanswered head write counts as done
+	earlyClean    bool // clean-up goes by a watermark that no head has
 
 	hook       func()
 	outputOnly bool // judge by the output alone, not by the head's history
@@ -36,6 +39,9 @@ var mutants = []mutant{
 	{name: "reader gap unnoticed", blindReader: true},
 	{name: "input rolled back unnoticed", blindReader: true, disaster: inputRollback, faults: func(f *faults) { f.gap = 0 }},
 	{name: "input trimmed unnoticed", blindReader: true, disaster: inputTrim, faults: func(f *faults) { f.gap = 0 }},
+	{name: "owed output forgotten at takeover", forgetOwed: true},
+	{name: "unanswered commit taken for done", optimistic: true},
+	{name: "clean-up above the committed watermark", earlyClean: true},
 	{name: "clean-up by a zombie", hook: func() { hooks.zombieClean = true }},
 }
 

@@ -14,7 +14,6 @@ type proc struct {
 	reply   Reply
 	payload []outMsg
 	err     error
-	done    bool
 }
 
 func newProc(f func(p *proc, ask Ask) error) *proc {
@@ -68,7 +67,6 @@ type worker struct {
 	clean  *proc
 	paused int64 // until
 	wait   int64 // does not start before
-	tries  int
 }
 
 type flight struct {
@@ -102,8 +100,13 @@ const (
 
 // runSim returns "" if the run was exact, or ended with a named error where a disaster made that right.
 func runSim(seed uint64, m mutant, trace func(string, ...any)) string {
+	return countSim(seed, m, trace, &simStats{})
+}
+
+func countSim(seed uint64, m mutant, trace func(string, ...any), stats *simStats) string {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	s := &sim{world: newWorld(rng, m, trace), f: drawFaults(rng)}
+	s.stats = stats
 	if m.faults != nil {
 		m.faults(&s.f)
 	}
@@ -252,6 +255,9 @@ func (s *sim) ended(w *worker, p *proc) {
 
 // judge looks at an error that ended something. A named error is right only where a disaster took data away.
 func (s *sim) judge(w *worker, err error, cleaning bool) {
+	if errors.Is(err, ErrFenced) {
+		s.stats.fenced++
+	}
 	if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrCanceled) || errors.Is(err, errLetGo) {
 		return
 	}
@@ -271,6 +277,7 @@ func (s *sim) judge(w *worker, err error, cleaning bool) {
 		return
 	}
 	s.oracle.named = err
+	s.stats.named++
 }
 
 func (s *sim) crash(w *worker) {
@@ -294,6 +301,7 @@ func (s *sim) land() {
 		if f := s.flights[i]; f.at <= s.now {
 			s.flights = append(s.flights[:i], s.flights[i+1:]...)
 			i--
+			s.stats.late++
 			s.trace("late: %s", describe(f.req, s.apply(f.req, f.payload, false)))
 		}
 	}

@@ -26,12 +26,18 @@ func TestSimulation(t *testing.T) {
 	}
 	t.Logf("base seed %d, %d seeds", baseSeed, *simSeeds)
 	failed := 0
+	var stats simStats
 	for seed := uint64(baseSeed); seed < baseSeed+uint64(*simSeeds); seed++ {
-		if v := runSim(seed, mutant{}, quiet); v != "" {
+		if v := countSim(seed, mutant{}, quiet, &stats); v != "" {
 			t.Errorf("seed %d: %s", seed, v)
 			if failed++; failed == 10 {
 				t.FailNow()
 			}
 		}
+	}
+	t.Logf("%+v", stats)
+	rare := min(stats.acquires, stats.commits, stats.aborts, stats.starts, stats.late, stats.fenced, stats.deletions, stats.published, stats.named)
+	if rare < *simSeeds/20 {
+		t.Errorf("something hardly ever happened: %+v", stats)
 	}
 }

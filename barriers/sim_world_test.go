@@ -99,10 +99,16 @@ type world struct {
 	oracle  *oracle
 	start   string // the latest start request
 	trace   func(format string, args ...any)
+	stats   *simStats
+}
+
+// simStats counts what happened, so that a simulation in which nothing does cannot pass for one.
+type simStats struct {
+	requests, acquires, commits, aborts, starts, late, fenced, deletions, published, named int
 }
 
 func newWorld(rng *rand.Rand, m mutant, trace func(string, ...any)) *world {
-	w := &world{rng: rng, mut: m, records: map[string]*simRecord{}, objects: map[string]simObject{}, first: 1, trace: trace}
+	w := &world{rng: rng, mut: m, records: map[string]*simRecord{}, objects: map[string]simObject{}, first: 1, trace: trace, stats: &simStats{}}
 	for i := range w.out {
 		w.out[i] = &outStream{created: int64(i) + 1}
 	}
@@ -132,6 +138,7 @@ func (w *world) record(key string) *simRecord {
 
 // apply executes a request. stale answers a read as of one write ago.
 func (w *world) apply(r Request, payload []outMsg, stale bool) Reply {
+	w.stats.requests++
 	switch r.Op {
 	case OpReadRecord:
 		rec := w.record(r.Key)
@@ -166,6 +173,7 @@ func (w *world) apply(r Request, payload []outMsg, stale bool) Reply {
 	case OpDeleteObject:
 		if _, ok := w.objects[r.Key]; ok {
 			w.oracle.objectGone(r.Key)
+			w.stats.deletions++
 		}
 		delete(w.objects, r.Key)
 		return Reply{Status: OK}
@@ -225,6 +233,7 @@ func (w *world) publish(r Request, payload []outMsg) Reply {
 			continue
 		}
 		w.oracle.published(i, m)
+		w.stats.published++
 		s.add(outEntry{msg: m, id: id})
 	}
 	return Reply{Status: OK, Seq: s.add(outEntry{marker: bytes.Clone(r.Value)})}

@@ -162,6 +162,13 @@ func Acquire(ask Ask, spec AcquireSpec) (*HeadRecord, *Manifest, error) {
 			return rec, nil, nil
 		}
 		m, err := ReadManifest(ask, spec.Tenant, spec.Job, currentRef(&next))
+		var fault *RecordError
+		if errors.As(err, &fault) {
+			// A later owner may have moved on and cleaned up while this attempt stood still.
+			if owner := CheckOwner(ask, rec); owner != nil {
+				err = owner
+			}
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("acquire job %s/%s: %w", spec.Tenant, spec.Job, err)
 		}
@@ -169,6 +176,25 @@ func Acquire(ask Ask, spec AcquireSpec) (*HeadRecord, *Manifest, error) {
 		return rec, m, nil
 	}
 	return nil, nil, fmt.Errorf("acquire job %s/%s: %w", spec.Tenant, spec.Job, &UnresolvedError{Record: HeadKey(spec.Tenant, spec.Job), Tries: takeoverTries})
+}
+
+// CheckOwner returns nil if rec's attempt owns the job still, and ErrFenced if it does not. Whoever misses something that the committed
+// checkpoint needs asks before calling it lost: it may have been cleaned up behind a fenced attempt's back.
+func CheckOwner(ask Ask, rec *HeadRecord) error {
+	for n := 1; n <= readTries; n++ {
+		cur, err := ReadHead(ask, rec.Head.Tenant, rec.Head.Job)
+		if err != nil {
+			return err
+		}
+		if cur == nil || cur.Head.Epoch != rec.Head.Epoch || cur.Head.Owner != rec.Head.Owner {
+			return fmt.Errorf("%w: this attempt is epoch %d", ErrFenced, rec.Head.Epoch)
+		}
+		// A leader that was just deposed may still name this attempt.
+		if err := wait(ask, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func acquired(cur *HeadRecord, spec AcquireSpec) Head {

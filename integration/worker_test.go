@@ -149,8 +149,12 @@ func (w *worker) failure(tenant string) error {
 
 // settled waits until the job has released everything that the history asks for.
 func (w *worker) settled(ctx context.Context, world *world, h *history) error {
+	return w.settledIn(ctx, world, h.tenant, h)
+}
+
+func (w *worker) settledIn(ctx context.Context, world *world, output string, h *history) error {
 	for {
-		n, err := world.released(ctx, h.tenant)
+		n, err := released(ctx, world.js, output, h.tenant)
 		if err == nil && n >= h.total+len(h.dead) {
 			return nil
 		}

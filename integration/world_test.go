@@ -26,7 +26,7 @@ import (
 var seedFlag = flag.Uint64("seed", 0, "seed of every random choice; 0: a new one, which is printed")
 
 // patience bounds every wait. It is no expectation: a test that reaches it has failed for good.
-const patience = 90 * time.Second
+const patience = 40 * time.Second
 
 // newSeed prints the seed that replays the test.
 func newSeed(t testing.TB) uint64 {
@@ -123,13 +123,13 @@ func (w *world) stream(t testing.TB, cfg js.StreamConfig) js.Stream {
 
 // released counts the results and dead letters of a tenant.
 func (w *world) released(ctx context.Context, tenant string) (int, error) {
-	return released(ctx, w.js, tenant)
+	return released(ctx, w.js, tenant, tenant)
 }
 
-func released(ctx context.Context, s js.JetStream, tenant string) (int, error) {
+func released(ctx context.Context, s js.JetStream, output, tenant string) (int, error) {
 	job := tenants.JobID{Tenant: tenants.ID(tenant), Name: tallyName}
 	n := 0
-	for stream, filter := range map[string]string{tenant: tenant + ".out.>", jetstream.DeadLetterStream: processor.DeadLetterSubject(job)} {
+	for stream, filter := range map[string]string{output: tenant + ".out.>", jetstream.DeadLetterStream: processor.DeadLetterSubject(job)} {
 		info, err := s.Stream(ctx, stream)
 		if errors.Is(err, js.ErrStreamNotFound) {
 			continue
@@ -151,15 +151,15 @@ func released(ctx context.Context, s js.JetStream, tenant string) (int, error) {
 // outcome reads all that a tenant's job left.
 func (w *world) outcome(t testing.TB, tenant string) outcome {
 	t.Helper()
-	o, err := readOutcome(context.Background(), w.js, tenant)
+	o, err := readOutcome(context.Background(), w.js, tenant, tenant)
 	ok(t, err)
 	return o
 }
 
-func readOutcome(ctx context.Context, s js.JetStream, tenant string) (outcome, error) {
+func readOutcome(ctx context.Context, s js.JetStream, output, tenant string) (outcome, error) {
 	out := outcome{bucket: map[string]tally{}}
 	job := tenants.JobID{Tenant: tenants.ID(tenant), Name: tallyName}
-	err := readStream(ctx, s, tenant, tenant+".out.>", func(m js.Msg) error {
+	err := readStream(ctx, s, output, tenant+".out.>", func(m js.Msg) error {
 		var c tally
 		if err := json.Unmarshal(m.Data(), &c); err != nil {
 			return err
@@ -247,7 +247,14 @@ func readStream(ctx context.Context, s js.JetStream, stream, filter string, fn f
 // exact fails the test unless the tenant's outcome is what its history says.
 func (w *world) exact(t testing.TB, h *history) {
 	t.Helper()
-	got := w.outcome(t, h.tenant)
+	w.exactIn(t, h.tenant, h)
+}
+
+// exactIn is exact for output in another stream than the tenant's.
+func (w *world) exactIn(t testing.TB, output string, h *history) {
+	t.Helper()
+	got, err := readOutcome(context.Background(), w.js, output, h.tenant)
+	ok(t, err)
 	if wrong := h.judge(got); len(wrong) > 0 {
 		t.Fatalf("tenant %s: not exact (%d tallies of %d, %d dead letters of %d):\n%s", h.tenant, len(got.tallies), h.total,
 			len(got.dead), len(h.dead), firstLines(wrong, 20))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -43,40 +44,74 @@ func (w *world) fill(n int) {
 func BenchmarkRead(b *testing.B) {
 	w := listening(b)
 	w.fill(benchRecords)
-	b.Run("weir", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			r := w.open(processor.ReaderSpec{Stream: "acme", Filter: "acme.orders.>"})
-			for got := 0; got < benchRecords; {
-				batch, err := r.Next(context.Background())
-				ok(b, err)
-				got += len(batch.Records)
+	for _, filter := range []string{"acme.>", "acme.orders.>"} {
+		b.Run("weir "+filter, func(b *testing.B) { w.benchReader(b, filter) })
+		b.Run("ordered "+filter, func(b *testing.B) { w.benchOrdered(b, filter) })
+	}
+}
+
+func (w *world) benchReader(b *testing.B, filter string) {
+	b.ReportAllocs()
+	for b.Loop() {
+		r := w.open(processor.ReaderSpec{Stream: "acme", Filter: filter})
+		for got := 0; got < benchRecords; {
+			batch, err := r.Next(context.Background())
+			ok(b, err)
+			got += len(batch.Records)
+		}
+		r.Close()
+	}
+	b.ReportMetric(float64(b.N)*benchRecords/b.Elapsed().Seconds(), "msgs/s")
+}
+
+func (w *world) benchOrdered(b *testing.B, filter string) {
+	b.ReportAllocs()
+	nc, err := nats.Connect(w.srv.ClientURL())
+	ok(b, err)
+	defer nc.Close()
+	s, err := js.New(nc)
+	ok(b, err)
+	for b.Loop() {
+		c, err := s.OrderedConsumer(context.Background(), "acme", js.OrderedConsumerConfig{FilterSubjects: []string{filter}})
+		ok(b, err)
+		got, done := 0, make(chan struct{})
+		cc, err := c.Consume(func(js.Msg) {
+			if got++; got == benchRecords {
+				close(done)
 			}
-			r.Close()
-		}
-		b.ReportMetric(float64(b.N)*benchRecords/b.Elapsed().Seconds(), "msgs/s")
-	})
-	b.Run("ordered", func(b *testing.B) {
-		b.ReportAllocs()
-		nc, err := nats.Connect(w.srv.ClientURL())
+		}, js.PullMaxMessages(50_000))
 		ok(b, err)
-		defer nc.Close()
-		s, err := js.New(nc)
-		ok(b, err)
+		<-done
+		cc.Stop()
+	}
+	b.ReportMetric(float64(b.N)*benchRecords/b.Elapsed().Seconds(), "msgs/s")
+}
+
+// BenchmarkPublish compares at-least-once publishing with nats.go's.
+func BenchmarkPublish(b *testing.B) {
+	const n = 20_000
+	payload := make([]byte, 128)
+	b.Run("weir", func(b *testing.B) {
+		w := listening(b)
 		for b.Loop() {
-			c, err := s.OrderedConsumer(context.Background(), "acme", js.OrderedConsumerConfig{FilterSubjects: []string{"acme.orders.>"}})
-			ok(b, err)
-			got, done := 0, make(chan struct{})
-			cc, err := c.Consume(func(js.Msg) {
-				if got++; got == benchRecords {
-					close(done)
-				}
-			}, js.PullMaxMessages(50_000))
-			ok(b, err)
-			<-done
-			cc.Stop()
+			var wg sync.WaitGroup
+			wg.Add(n)
+			for range n {
+				ok(b, w.b.Publish(context.Background(), "acme", processor.Message{Subject: "acme.out.a", Data: payload}, func(error) { wg.Done() }))
+			}
+			wg.Wait()
 		}
-		b.ReportMetric(float64(b.N)*benchRecords/b.Elapsed().Seconds(), "msgs/s")
+		b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "msgs/s")
+	})
+	b.Run("nats.go", func(b *testing.B) {
+		w := listening(b)
+		for b.Loop() {
+			for range n {
+				w.publishAsync("acme.out.a", payload)
+			}
+			<-w.js.PublishAsyncComplete()
+		}
+		b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "msgs/s")
 	})
 }
 

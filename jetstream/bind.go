@@ -19,8 +19,12 @@ func (b *Broker) Check(ctx context.Context, needs processor.Needs) ([]processor.
 	return r.findings, err
 }
 
-// Bind implements processor.Transport. Its error names every problem and is terminal, unless the server did not answer.
+// Bind implements processor.Transport. Its error names every problem and is terminal, unless the server did not answer. Nothing
+// is created before everything that is there was found good.
 func (b *Broker) Bind(ctx context.Context, needs processor.Needs) (processor.Bindings, error) {
+	if _, err := b.Check(ctx, needs); err != nil {
+		return processor.Bindings{}, err
+	}
 	r := &resolver{b: b, needs: needs, infos: map[string]*js.StreamInfo{}}
 	return r.resolve(ctx)
 }
@@ -104,6 +108,9 @@ func (r *resolver) locate(ctx context.Context, n need) (*js.StreamInfo, error) {
 			return nil, nil
 		default:
 			name = n.create.Name
+			if clash, err := r.clash(ctx, n); clash || err != nil {
+				return nil, err
+			}
 		}
 	}
 	if info := r.infos[name]; info != nil {
@@ -150,10 +157,31 @@ func (r *resolver) capturing(ctx context.Context, filters []string) ([]string, e
 	return slices.Compact(all), nil
 }
 
+// clash finds that the stream Weir would create overlaps others, though none of them captures what is needed.
+func (r *resolver) clash(ctx context.Context, n need) (bool, error) {
+	names, err := r.capturing(ctx, n.create.Subjects)
+	if err != nil {
+		return false, err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == n.create.Name })
+	if len(names) == 0 {
+		return false, nil
+	}
+	r.find(processor.Finding{Subject: n.subject, Has: "no stream captures " + strings.Join(n.captures, ", "),
+		Needs: fmt.Sprintf("one that does; Weir cannot create %s for %s beside %s, which overlap it",
+			n.create.Name, strings.Join(n.create.Subjects, ", "), strings.Join(names, ", ")),
+		Fix: fmt.Sprintf("nats stream add NAME --subjects '%s'%s --defaults", strings.Join(n.captures, "' --subjects '"), outputFlags)})
+	return true, nil
+}
+
+// outputFlags let a stream hold exactly-once output. A hint for a source has them too: input and output of a tenant lie in one
+// stream in the default layout, and two commands for one stream would contradict each other.
+const outputFlags = " --allow-batch --allow-msg-ttl --discard new"
+
 // hint is the command that creates a stream for a tenant's subjects.
-func (r *resolver) hint(flags string) string {
+func (r *resolver) hint() string {
 	cfg := r.b.tenantStream(r.needs.Job.Tenant)
-	return fmt.Sprintf("nats stream add %s --subjects '%s'%s --defaults", cfg.Name, cfg.Subjects[0], flags)
+	return fmt.Sprintf("nats stream add %s --subjects '%s'%s --defaults", cfg.Name, cfg.Subjects[0], outputFlags)
 }
 
 func (r *resolver) createTenantStream() *js.StreamConfig {
@@ -171,7 +199,7 @@ func (r *resolver) source(ctx context.Context, s processor.SourceNeed) (processo
 	}
 	filter := r.b.cfg.Namespace.Absolute(job.Tenant, string(s.Filter))
 	binding := processor.SourceBinding{Source: s.Source, Filter: filter}
-	n := need{subject: "source " + s.Source, stream: s.Stream, captures: []string{filter}, hint: r.hint("")}
+	n := need{subject: "source " + s.Source, stream: s.Stream, captures: []string{filter}, hint: r.hint()}
 	if s.Stream == "" {
 		n.create = r.createTenantStream()
 	}

@@ -44,7 +44,7 @@ func (r *resolver) plan(s processor.SinkNeed) (sinkPlan, error) {
 	default:
 		p.prefix = ns.Prefix(job.Tenant)
 		p.marker = ns.Marker(job, s.Sink)
-		p.hint = r.hint(" --allow-batch --allow-msg-ttl --discard new")
+		p.hint = r.hint()
 		if s.Stream == "" {
 			p.need.create = r.createTenantStream()
 		}

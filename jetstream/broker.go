@@ -73,6 +73,9 @@ func (b *Broker) Start(ctx context.Context) error {
 	if err := b.checkServer(ctx); err != nil {
 		return fmt.Errorf("start broker: %w", err)
 	}
+	if b.cfg.CheckOnly {
+		return nil
+	}
 	for _, cfg := range []js.StreamConfig{b.checkpointBucket(), b.workersBucket()} {
 		if _, err := b.ensureStream(ctx, cfg); err != nil {
 			return fmt.Errorf("start broker: create bucket %s: %w", cfg.Name, err)

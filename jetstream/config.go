@@ -61,6 +61,8 @@ type Config struct {
 	// CreateStreams lets Bind create a tenant's stream where no stream captures its subjects. Buckets and the stream of dead
 	// letters are created in any case.
 	CreateStreams bool
+	// CheckOnly keeps Start from creating the control buckets: the broker is good for Check and changes nothing on the server.
+	CheckOnly bool
 	// Replicas, Storage and MaxBytes are set on what Weir creates: 1 replica, file storage, no limit by default. MaxBytes is per
 	// stream or bucket. On a server that others use too, set it: a full server refuses everybody's writes.
 	Replicas int

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,4 +165,13 @@ func wantErr(t testing.TB, err, want error) {
 	if !errors.Is(err, want) {
 		t.Fatalf("error is %v, want %v", err, want)
 	}
+}
+
+func portOf(t testing.TB, raw string) int {
+	t.Helper()
+	u, err := url.Parse(raw)
+	ok(t, err)
+	port, err := strconv.Atoi(u.Port())
+	ok(t, err)
+	return port
 }

@@ -149,6 +149,49 @@ func TestReaderSurvives(t *testing.T) {
 	}
 }
 
+// TestReaderNoticesGaps sends what a reader sees when messages to it were lost: a later consumer sequence, a heartbeat that says more
+// was sent than came, and the end of its consumer.
+func TestReaderNoticesGaps(t *testing.T) {
+	for name, lost := range map[string]nats.Msg{
+		"a later sequence":  {Reply: "$JS.ACK.acme.%s.1.900.900.1700000000000000000.0", Data: []byte("not the next one")},
+		"an older sequence": {Reply: "$JS.ACK.acme.%s.1.5.5.1700000000000000000.0", Data: []byte("again")},
+		"no sequence":       {Reply: "$JS.ACK.acme.%s.1.5", Data: []byte("?")},
+		"a heartbeat":       {Header: nats.Header{"Status": {"100"}, "Nats-Last-Consumer": {"57"}, "Nats-Last-Stream": {"900"}}},
+		"the end":           {Header: nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := w.stream(acmeStream())
+				w.publish("acme.orders.a", 20)
+				r := w.open(orders(0))
+				read(t, r, 20)
+				var first string
+				for c := range s.ListConsumers(context.Background()).Info() {
+					first = c.Name
+					m := lost
+					m.Subject = c.Config.DeliverSubject
+					if m.Reply != "" {
+						m.Reply = fmt.Sprintf(m.Reply, c.Name)
+					}
+					ok(t, w.nc.PublishMsg(&m))
+				}
+				w.publish("acme.orders.a", 20)
+				for i, rec := range read(t, r, 20) {
+					equal(t, "sequence", rec.Seq, uint64(21+i))
+					equal(t, "payload", string(rec.Data), "acme.orders.a "+strconv.Itoa(i))
+				}
+				synctest.Wait()
+				for c := range s.ListConsumers(context.Background()).Info() {
+					if c.Name == first {
+						t.Fatal("the reader kept the consumer that lost something")
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestStuckReaderHoldsTheServerBack leaves a batch untaken: what piles up in the process is bounded, and nothing gets lost.
 func TestStuckReaderHoldsTheServerBack(t *testing.T) {
 	w := newWorld(t)
@@ -331,6 +374,7 @@ func TestLiveReaderNoticesAnotherStream(t *testing.T) {
 		spec.Created = info.Created.UnixNano()
 		r := w.open(spec)
 		read(t, r, 10)
+		time.Sleep(time.Second) // or it would be created at the same instant
 		ok(t, w.js.DeleteStream(context.Background(), "acme"))
 		w.stream(acmeStream())
 		w.publish("acme.orders.a", 30)

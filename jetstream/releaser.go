@@ -129,6 +129,10 @@ func (r *releaser) take() ([]*waiting, *batch) {
 				r.queue = append(r.queue[:i], r.queue[i+1:]...)
 				return []*waiting{w}, open
 			}
+			if w.part.Marker.Subject == r.prepared.part.Marker.Subject {
+				r.giveUp() // the job went another way
+				break
+			}
 		}
 	}
 	if len(r.queue) == 0 || r.flights >= 2 {
@@ -150,6 +154,12 @@ func (r *releaser) take() ([]*waiting, *batch) {
 	group := append([]*waiting(nil), r.queue[:n]...)
 	r.queue = append(r.queue[:0], r.queue[n:]...)
 	return group, nil
+}
+
+// giveUp drops what was prepared. Call it with mu held.
+func (r *releaser) giveUp() {
+	r.prepared.batch.abandon(r.prepared.part.Marker.Subject)
+	r.prepared = nil
 }
 
 // fly publishes a group and answers its callers.
@@ -282,6 +292,9 @@ func (r *releaser) prepare(part *processor.Part, group int) *prepared {
 		return nil
 	}
 	r.mu.Lock()
+	if r.prepared != nil && time.Since(r.prepared.batch.opened) > maxPreparedAge {
+		r.giveUp()
+	}
 	busy := len(r.queue) > 0 || r.prepared != nil
 	r.mu.Unlock()
 	if busy {

@@ -69,7 +69,7 @@ func (t *task) freeze(checkpoint uint64) {
 		s.outputs = append(s.outputs, stagedOutput{sink: k.name, subtask: k.subtask, output: k.seal()})
 	}
 	s.flushed = t.sealDirect(checkpoint)
-	t.inFlight, t.dirty, t.over = checkpoint, false, false
+	t.inFlight, t.dirty, t.over = checkpoint, false, 0
 	s.frozeIn = time.Since(start)
 	for _, e := range t.exchanges {
 		e.barrier(checkpoint)

@@ -16,6 +16,12 @@ import (
 // coordinator then cuts at the reading positions.
 const lagThreshold = 10_000
 
+// Sources that stand for reasons to inject a barrier instead of publishing it.
+const (
+	gatedSource = "(reading is paused)"
+	idleSource  = "(nothing but positions to commit)"
+)
+
 // attempt is one run of a job between two (re)starts. It is an event loop without goroutines of its own: handle takes one event
 // at a time, the driver carries out what it asks for. It keeps no record; it knows only what the protocols need.
 type attempt struct {
@@ -113,14 +119,18 @@ func (a *attempt) handle(ev ctlEvent) {
 		a.onDirty(now)
 	case ctlLag:
 		a.coord.SetLag(ev.source, ev.pending)
+	case ctlMoved:
+		// A barrier published for it would make the position move again.
+		a.coord.SetLag(idleSource, lagThreshold+1)
+		a.apply(a.coord.RetentionRisk(now))
 	case ctlRequest:
 		a.request(now, ev.done)
 	case ctlDrain:
 		a.drain(now)
 	case ctlSnapshot:
 		a.onSnapshot(now, ev.snapshot)
-	case ctlFull:
-		a.log.Warn("no room for a snapshot: the job waits", "err", ev.err)
+	case ctlWaits:
+		a.log.Warn("a snapshot cannot be stored for now: the checkpoint waits", "err", ev.err)
 		a.coord.Extend(now)
 	case ctlUploaded:
 		a.onUploaded(now, ev)
@@ -160,7 +170,18 @@ func (a *attempt) onDirty(now time.Time) {
 
 func (a *attempt) setPaused(paused bool) {
 	a.paused = paused
-	a.drv.pause(paused || a.draining)
+	a.gate()
+}
+
+// gate stops or resumes reading. While nothing is read no barrier is either: the coordinator is told, so that it injects them.
+func (a *attempt) gate() {
+	closed := a.paused || a.draining
+	a.drv.pause(closed)
+	lag := uint64(0)
+	if closed {
+		lag = lagThreshold + 1
+	}
+	a.coord.SetLag(gatedSource, lag)
 }
 
 func (a *attempt) tick(now time.Time) {
@@ -226,7 +247,7 @@ func (a *attempt) drain(now time.Time) {
 	if a.coord == nil {
 		return
 	}
-	a.drv.pause(true)
+	a.gate()
 	a.request(now, func(_ CheckpointEvent, err error) {
 		if err != nil || a.ended {
 			return
@@ -285,6 +306,7 @@ func (a *attempt) trigger(t barriers.Trigger) {
 	cp := &pendingCheckpoint{id: t.Checkpoint, started: a.drv.now(), results: map[int]*uploaded{}}
 	cp.ctx, cp.cancel = context.WithCancel(a.ctx)
 	a.current = cp
+	a.coord.SetLag(idleSource, 0)
 	a.tellSources(evTrigger{checkpoint: t.Checkpoint, nonce: a.nonce, inject: !t.InStream})
 	if !t.InStream {
 		return

@@ -49,15 +49,15 @@ func (a *attempt) onSnapshot(now time.Time, s *taskSnapshot) {
 	cp.uploading++
 	names := a.objectNames(cp.id)
 	a.drv.spawn(cp.ctx, func(ctx context.Context, io effects) ctlEvent {
-		u := &upload{job: a.job, checkpoint: cp.id, names: names, io: io, full: a.onFull}
+		u := &upload{job: a.job, checkpoint: cp.id, names: names, io: io, timeout: a.cfg.Checkpoint.Timeout, wait: a.onWait}
 		result, err := u.run(ctx, s)
 		return ctlUploaded{checkpoint: cp.id, task: s.task, result: result, err: err}
 	})
 }
 
-// onFull reports from an upload that waits for room; the driver brings it to the control loop.
-func (a *attempt) onFull(err error) {
-	a.drv.spawn(a.ctx, func(context.Context, effects) ctlEvent { return ctlFull{err} })
+// onWait reports from an upload that waits for room or for the broker; the driver brings it to the control loop.
+func (a *attempt) onWait(err error) {
+	a.drv.spawn(a.ctx, func(context.Context, effects) ctlEvent { return ctlWaits{err} })
 }
 
 func (a *attempt) onUploaded(now time.Time, ev ctlUploaded) {

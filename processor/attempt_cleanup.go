@@ -31,7 +31,7 @@ func (a *attempt) startMerges() {
 			if err != nil {
 				return ctlMerged{operator: operator, prefix: mg.prefix, err: err}
 			}
-			u := &upload{job: a.job, checkpoint: checkpoint, names: names, io: io, full: a.onFull}
+			u := &upload{job: a.job, checkpoint: checkpoint, names: names, io: io, timeout: a.cfg.Checkpoint.Timeout, wait: a.onWait}
 			merged, err := u.putAll(ctx, operator, 0, encoded)
 			return ctlMerged{operator: operator, prefix: mg.prefix, merged: merged, err: err}
 		})

@@ -1,8 +1,6 @@
 package processor
 
 import (
-	"time"
-
 	"github.com/weirstream/weir/barriers"
 )
 
@@ -17,6 +15,8 @@ type (
 		source  string
 		pending uint64
 	}
+	// ctlMoved says that a source's position has moved a while ago and is not committed, although nothing came to process.
+	ctlMoved  struct{}
 	ctlFailed struct{ err error }
 	// ctlRequest asks for a checkpoint now; done, if not nil, is called when it is complete or can no longer become so.
 	ctlRequest struct {
@@ -35,12 +35,11 @@ type (
 		result     *uploaded
 		err        error
 	}
-	// ctlFull says that an upload waits for room in a bucket.
-	ctlFull      struct{ err error }
+	// ctlWaits says that an upload waits for room in a bucket, or for the broker.
+	ctlWaits     struct{ err error }
 	ctlCommitted struct {
 		checkpoint uint64
 		rec        *barriers.HeadRecord
-		took       time.Duration
 		err        error
 	}
 	ctlReleased struct {
@@ -64,13 +63,14 @@ type (
 func (ctlTick) isCtl()      {}
 func (ctlDirty) isCtl()     {}
 func (ctlSnapshot) isCtl()  {}
+func (ctlMoved) isCtl()     {}
 func (ctlLag) isCtl()       {}
 func (ctlFailed) isCtl()    {}
 func (ctlRequest) isCtl()   {}
 func (ctlDrain) isCtl()     {}
 func (ctlStarted) isCtl()   {}
 func (ctlUploaded) isCtl()  {}
-func (ctlFull) isCtl()      {}
+func (ctlWaits) isCtl()     {}
 func (ctlCommitted) isCtl() {}
 func (ctlReleased) isCtl()  {}
 func (ctlMerged) isCtl()    {}

@@ -198,7 +198,7 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 	s.plan, err = newPlan(a.topo, planConfig{
 		Job: a.job, Prefix: io.Namespace().Prefix(a.job.Tenant), Parallelism: a.cfg.Parallelism, KeyGroups: keyGroups, Params: params,
 		Bindings: s.bind, Epoch: s.rec.Head.Epoch, Nonce: a.nonce, AllowDroppedState: a.cfg.AllowDroppedState,
-		MaxKeyBytes: a.cfg.Quota.KeyBytes, MaxStateBytes: a.cfg.Quota.StateBytes, MaxPendingBytes: a.cfg.Quota.PendingBytes,
+		MaxKeyBytes: a.cfg.Quota.KeyBytes, MaxStateBytes: a.cfg.Quota.StateBytes, MaxPendingBytes: a.cfg.Quota.PendingBytes / int64(a.cfg.Parallelism),
 	})
 	if err != nil {
 		return Terminal(err)

@@ -70,7 +70,8 @@ type upload struct {
 	checkpoint uint64
 	names      objectNames
 	io         effects
-	full       func(error)
+	timeout    time.Duration // of the checkpoint
+	wait       func(error)   // hears why it waits
 	result     uploaded
 }
 
@@ -130,8 +131,8 @@ func (u *upload) putAll(ctx context.Context, operator string, subtask int, encod
 	return objects, nil
 }
 
-// put stores one object. A bucket without room is back-pressure, not a failure: it waits until there is room or the checkpoint
-// is aborted. The store takes the bytes over, so each try has its own name and copy.
+// put stores one object. A bucket without room, or a broker that is away, is back-pressure and not a failure: it waits until that
+// ends or the checkpoint is aborted. What an earlier try may have left behind has another name: it is an orphan.
 func (u *upload) put(ctx context.Context, name string, data []byte) (barriers.Object, error) {
 	for try := 1; ; try++ {
 		tryName := name
@@ -139,11 +140,12 @@ func (u *upload) put(ctx context.Context, name string, data []byte) (barriers.Ob
 			tryName = fmt.Sprintf("%s.%d", name, try)
 		}
 		obj, err := u.io.Put(ctx, u.job.Tenant, tryName, data)
-		if err == nil || !errors.Is(err, ErrFull) {
+		if err == nil || !errors.Is(err, ErrFull) && !errors.Is(err, ErrUnavailable) {
 			return obj, err
 		}
-		u.full(err)
-		if err := u.io.Sleep(ctx, backoff(try)); err != nil {
+		u.wait(err)
+		// Each try restarts the checkpoint's timeout, so it must come before that.
+		if err := u.io.Sleep(ctx, min(backoff(try), u.timeout/3)); err != nil {
 			return barriers.Object{}, err
 		}
 	}

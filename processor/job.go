@@ -78,8 +78,8 @@ func (j *Job) Checkpoint(ctx context.Context) (CheckpointEvent, error) {
 	select {
 	case a := <-got:
 		return a.ev, a.err
-	case <-j.done:
-		return CheckpointEvent{}, fmt.Errorf("job %s was stopped before the checkpoint was complete", j.id)
+	case <-r.ended:
+		return CheckpointEvent{}, fmt.Errorf("job %s: the attempt ended before the checkpoint was complete", j.id)
 	case <-ctx.Done():
 		return CheckpointEvent{}, ctx.Err()
 	}

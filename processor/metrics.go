@@ -96,9 +96,9 @@ func (t *task) show() {
 	}
 	m.pending.Store(pending)
 	m.state.Store(kept)
-	if t.maxPending > 0 && pending >= t.maxPending/2 && !t.over {
-		// Half of the quota asks for a checkpoint early; whether to stop reading is the attempt's to decide.
-		t.over = true
+	// Half of the quota asks for a checkpoint early, all of it to stop reading: the attempt decides.
+	for t.maxPending > 0 && t.over < 2 && pending >= t.maxPending/2*int64(t.over+1) {
+		t.over++
 		t.host.dirty(t.index)
 	}
 }

@@ -59,16 +59,19 @@ func (h *host) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-h.control.ready:
-			for _, c := range h.control.take() {
-				if err := h.step(c); err != nil {
-					return err
-				}
-			}
-			continue
 		case ev = <-h.data:
 		case <-h.timer.C:
 			h.wakeAt = time.Time{}
 			ev = evTick{now: time.Now()}
+		}
+		// What was told before the data arrived comes first: a barrier must find its trigger.
+		for _, c := range h.control.take() {
+			if err := h.step(c); err != nil {
+				return err
+			}
+		}
+		if ev == nil {
+			continue
 		}
 		if err := h.step(ev); err != nil {
 			return err

@@ -49,12 +49,14 @@ type runner struct {
 	live   atomic.Pointer[plan] // once its tasks were launched
 	wg     sync.WaitGroup
 	gate   atomic.Pointer[chan struct{}] // not nil: reading waits for it to close
+	ended  chan struct{}
 }
 
 // runAttempt runs an attempt to its end and returns why it ended. It returns when every goroutine of the attempt has.
 func runAttempt(ctx context.Context, broker Broker, build func(driver) *attempt, started func(*attempt, *runner)) error {
-	r := &runner{broker: broker, events: newQueue[ctlEvent]()}
+	r := &runner{broker: broker, events: newQueue[ctlEvent](), ended: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(ctx)
+	defer close(r.ended)
 	defer r.wg.Wait()
 	defer r.cancel()
 	a := build(r)
@@ -130,6 +132,9 @@ func (r *runner) launch(p *plan, positions map[string]barriers.Source, readers [
 	}
 }
 
+// idleCommit is how long a position may move without records before it is committed.
+const idleCommit = 30 * time.Second
+
 // pump moves batches from a reader into its task's input.
 func (r *runner) pump(sr sourceReader) error {
 	reader, err := r.broker.OpenReader(r.ctx, sr.spec)
@@ -138,6 +143,7 @@ func (r *runner) pump(sr sourceReader) error {
 	}
 	defer reader.Close()
 	lagging := false
+	var moved time.Time
 	for {
 		if gate := r.gate.Load(); gate != nil {
 			select {
@@ -154,6 +160,15 @@ func (r *runner) pump(sr sourceReader) error {
 		if over := batch.Pending > lagThreshold; over != lagging {
 			lagging = over
 			r.post(ctlLag{sr.spec.Source, batch.Pending})
+		}
+		// An idle source's position is committed now and then, so that retention does not overtake it.
+		if len(batch.Records) > 0 {
+			moved = time.Time{}
+		} else if now := time.Now(); moved.IsZero() {
+			moved = now
+		} else if now.Sub(moved) > idleCommit {
+			moved = time.Time{}
+			r.post(ctlMoved{})
 		}
 		if err := r.hosts[sr.task].deliver(r.ctx, sr.input, evBatch{input: sr.input, batch: batch}); err != nil {
 			return err

@@ -40,7 +40,7 @@ type task struct {
 	inFlight uint64    // frozen, and neither committed nor aborted yet
 
 	dirty       bool // reported since the last freeze
-	over        bool // pending output above the quota, reported
+	over        int  // halves of the quota that pending output has passed, reported
 	maxPending  int64
 	timersMoved bool
 	wakeAt      time.Time

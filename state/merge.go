@@ -41,6 +41,7 @@ type merger struct {
 	entries []mergeEntry
 	arena   []byte // keys and values of the group
 	ident   []byte
+	names   arena
 }
 
 // mergeEntry is the last version of an entry; its encoded form lies in the arena.
@@ -96,7 +97,7 @@ func (m *merger) put(c *mergeCursor, e *Entry) error {
 		m.entries[i] = me
 		return nil
 	}
-	m.index[string(m.ident)] = len(m.entries)
+	m.index[m.names.string(m.ident)] = len(m.entries)
 	m.entries = append(m.entries, me)
 	return nil
 }
@@ -122,7 +123,8 @@ type mergeCursor struct {
 	state []int // of the object's states in the merged header
 	next  int   // block
 	raw   []byte
-	open  int // the block that raw is, plus one
+	open  bool // raw is the block, read up to at
+	at    blockScan
 }
 
 // group calls put for every entry of key group g. Groups are asked for in ascending order.
@@ -132,19 +134,21 @@ func (c *mergeCursor) group(g int, put func(*mergeCursor, *Entry) error) error {
 		if int(b.first) > g {
 			return nil
 		}
-		if c.open != c.next+1 {
+		if !c.open {
 			raw, err := c.block(c.next, c.raw)
 			if err != nil {
 				return err
 			}
-			c.raw, c.open = raw, c.next+1
+			c.raw, c.open = raw, true
+			c.at = c.begin(c.next, raw)
 		}
-		if err := c.scan(c.next, c.raw, g, g, func(e *Entry) error { return put(c, e) }); err != nil {
+		if err := c.scan(&c.at, g, g, func(e *Entry) error { return put(c, e) }); err != nil {
 			return err
 		}
 		if int(b.last) > g {
 			return nil // the block goes on with the next group
 		}
+		c.open = false
 	}
 	return nil
 }

@@ -121,7 +121,8 @@ func (b *Backend) apply(s *snapshot) error {
 		if buf, err = s.block(i, buf); err != nil {
 			return err
 		}
-		if err := s.scan(i, buf, first, last, put); err != nil {
+		b := s.begin(i, buf)
+		if err := s.scan(&b, first, last, put); err != nil {
 			return err
 		}
 	}
@@ -168,19 +169,26 @@ func checkCompatible(infos, have []StateInfo) []Problem {
 }
 
 // arena makes strings that share a few large allocations.
-type arena struct{ free []byte }
+type arena struct {
+	free []byte
+	size int // of the last allocation
+}
 
-const arenaChunk = 32 << 10
+const (
+	minArena = 512
+	maxArena = 32 << 10
+)
 
 func (a *arena) string(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
-	if len(b) > arenaChunk/8 {
+	if len(b) > minArena {
 		return string(b)
 	}
 	if len(a.free) < len(b) {
-		a.free = make([]byte, arenaChunk)
+		a.size = min(max(2*a.size, minArena), maxArena)
+		a.free = make([]byte, a.size)
 	}
 	n := copy(a.free, b)
 	s := unsafe.String(&a.free[0], n) // these bytes are never written again

@@ -67,6 +67,9 @@ func openSnapshot(data []byte) (*snapshot, error) {
 		return nil, formatErrorf(whatSnapshot, "the header is malformed")
 	}
 	s.KeyGroups = int(groups)
+	if last := len(s.blocks) - 1; last >= 0 && int(s.blocks[last].last) >= s.KeyGroups {
+		return nil, formatErrorf(whatSnapshot, "block %d has key groups that do not exist", last)
+	}
 	s.States = make([]StateInfo, n)
 	for i := range s.States {
 		info := StateInfo{Name: r.string(), Kind: r.string(), Codec: r.string()}
@@ -108,23 +111,36 @@ func layoutOf(kind string) layout {
 	return 0
 }
 
-// scan calls fn for every entry of block i whose key group is within first and last. raw is the block.
-func (s *snapshot) scan(i int, raw []byte, first, last int, fn func(*Entry) error) error {
-	b := &s.blocks[i]
-	r := reader{b: raw}
-	left := b.entries
-	group := uint64(b.first)
+// blockScan is how far a block has been read.
+type blockScan struct {
+	block int
+	r     reader
+	left  uint32 // entries
+	group uint64
+}
+
+func (s *snapshot) begin(block int, raw []byte) blockScan {
+	b := &s.blocks[block]
+	return blockScan{block: block, r: reader{b: raw}, left: b.entries, group: uint64(b.first)}
+}
+
+// scan goes on to the end of key group last and calls fn for the entries of groups from first on.
+func (s *snapshot) scan(b *blockScan, first, last int, fn func(*Entry) error) error {
 	var e Entry
-	for len(r.b) > 0 {
+	for len(b.r.b) > 0 {
+		r := b.r
 		g, state := r.uvarint(), r.uvarint()
 		n, size := r.uint32(), r.uint32()
 		section := reader{b: r.take(uint64(size))}
-		if r.bad || g < group || g > uint64(b.last) || g >= uint64(s.KeyGroups) || state >= uint64(len(s.States)) || n > left {
-			return formatErrorf(s.what, "block %d has a malformed section", i)
+		if r.bad || g < b.group || g > uint64(s.blocks[b.block].last) || state >= uint64(len(s.States)) || n > b.left {
+			return formatErrorf(s.what, "block %d has a malformed section", b.block)
 		}
-		group = g
-		left -= n
-		if int(g) < first || int(g) > last {
+		if int(g) > last {
+			return nil
+		}
+		b.r, b.group = r, g
+		b.left -= n
+		if int(g) < first {
 			continue
 		}
 		e.Group, e.State = int(g), int(state)
@@ -132,18 +148,18 @@ func (s *snapshot) scan(i int, raw []byte, first, last int, fn func(*Entry) erro
 		for ; n > 0; n-- {
 			section.entry(&e, l)
 			if section.bad {
-				return formatErrorf(s.what, "block %d has a malformed entry of state %q", i, s.States[state].Name)
+				return formatErrorf(s.what, "block %d has a malformed entry of state %q", b.block, s.States[state].Name)
 			}
 			if err := fn(&e); err != nil {
 				return err
 			}
 		}
 		if len(section.b) > 0 {
-			return formatErrorf(s.what, "block %d has %d bytes behind the entries of state %q", i, len(section.b), s.States[state].Name)
+			return formatErrorf(s.what, "block %d has %d bytes behind the entries of state %q", b.block, len(section.b), s.States[state].Name)
 		}
 	}
-	if r.bad || left != 0 {
-		return formatErrorf(s.what, "block %d has not as many entries as the index says", i)
+	if b.left != 0 {
+		return formatErrorf(s.what, "block %d has fewer entries than the index says", b.block)
 	}
 	return nil
 }
@@ -173,7 +189,8 @@ func Scan(object []byte, fn func(h *Header, e *Entry) error) (Header, error) {
 		if buf, err = s.block(i, buf); err != nil {
 			return s.Header, err
 		}
-		if err := s.scan(i, buf, 0, s.KeyGroups, func(e *Entry) error { return fn(&s.Header, e) }); err != nil {
+		b := s.begin(i, buf)
+		if err := s.scan(&b, 0, s.KeyGroups, func(e *Entry) error { return fn(&s.Header, e) }); err != nil {
 			return s.Header, err
 		}
 	}

@@ -70,7 +70,7 @@ func (f *checkFlags) run(ctx context.Context, app App, out, errOut io.Writer) er
 		return err
 	}
 	broker, err := jetstream.New(jetstream.Config{
-		URL: f.conn.url, Options: f.conn.options(), Namespace: ns, CreateStreams: f.create, Logger: newLogger(errOut, false),
+		URL: f.conn.url, Options: f.conn.options(), Namespace: ns, CreateStreams: f.create, CheckOnly: true, Logger: newLogger(errOut, false),
 	})
 	if err != nil {
 		return err

@@ -109,6 +109,9 @@ func (e *env) tryCluster(ctx context.Context) error {
 			return err
 		}
 	}
+	// Without a leader nobody answers: each try has its own end.
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	const name = "ready"
 	if _, err := e.js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: 3}); err != nil {
 		return err
