@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -211,7 +212,7 @@ func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
 		Sources:           len(a.bind.Sources),
 		LagThreshold:      lagThreshold,
 		EchoTimeout:       min(time.Second, a.cfg.Checkpoint.Timeout/4),
-	}, len(a.plan.tasks), a.rec.Head.Checkpoint, now)
+	}, len(a.plan.tasks), a.rec.Head.Checkpoint, now.Add(-a.phase()))
 	a.log = a.log.With("epoch", a.rec.Head.Epoch)
 	a.progress.started(a.rec.Head)
 	a.emitJob(JobEvent{Job: a.job, State: JobRunning, Epoch: a.rec.Head.Epoch, At: now})
@@ -223,6 +224,13 @@ func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
 	if len(a.waiters) > 0 {
 		a.apply(a.coord.Request(now))
 	}
+}
+
+// phase spreads the checkpoints of jobs that start together over the interval.
+func (a *attempt) phase() time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(a.job.String()))
+	return time.Duration(h.Sum64() % uint64(a.cfg.Checkpoint.Interval))
 }
 
 // request takes a checkpoint that holds everything read before the request.

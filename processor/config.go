@@ -30,6 +30,9 @@ type RuntimeConfig struct {
 	StandbyInterval time.Duration
 	// MaxJobs bounds the number of jobs in this process. Zero: no bound.
 	MaxJobs int
+	// MaxStarting bounds how many jobs start at the same time, so that thousands that start together, or come back after the broker
+	// was away, do not time each other out. Zero: 32.
+	MaxStarting int
 }
 
 func (c RuntimeConfig) withDefaults() RuntimeConfig {
@@ -39,6 +42,7 @@ func (c RuntimeConfig) withDefaults() RuntimeConfig {
 	setDefault(&c.HeartbeatInterval, 2*time.Second)
 	setDefault(&c.TakeoverAfter, 10*time.Second)
 	setDefault(&c.StandbyInterval, time.Second)
+	setDefault(&c.MaxStarting, 32)
 	return c
 }
 
@@ -55,8 +59,8 @@ func (c RuntimeConfig) Validate() error {
 	if c.Broker == nil {
 		errs = append(errs, errors.New("RuntimeConfig.Broker is nil: pass what jetstream.New returned"))
 	}
-	if c.HeartbeatInterval < 0 || c.TakeoverAfter < 0 || c.StandbyInterval < 0 || c.MaxJobs < 0 {
-		errs = append(errs, errors.New("RuntimeConfig: intervals and MaxJobs must not be negative"))
+	if c.HeartbeatInterval < 0 || c.TakeoverAfter < 0 || c.StandbyInterval < 0 || c.MaxJobs < 0 || c.MaxStarting < 0 {
+		errs = append(errs, errors.New("RuntimeConfig: intervals, MaxJobs and MaxStarting must not be negative"))
 	}
 	if c.Worker != "" {
 		if err := tenants.ID(c.Worker).Validate(); err != nil {

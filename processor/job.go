@@ -112,16 +112,34 @@ func (j *Job) run(ctx context.Context) {
 	j.setState(JobStopped, nil)
 }
 
+// startPatience is how long a start may keep its place among those that RuntimeConfig.MaxStarting bounds.
+const startPatience = 10 * time.Second
+
 // attempt runs one attempt to its end.
 func (j *Job) attempt(ctx context.Context, observed *barriers.HeadRecord) error {
 	j.setState(JobStarting, nil)
+	select {
+	case j.rt.starting <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-j.stop:
+		return errDrained
+	}
+	// A start that waits, for room in its output stream say, must not keep other tenants' jobs from theirs.
+	leave := sync.OnceFunc(func() { <-j.rt.starting })
+	patience := time.AfterFunc(startPatience, leave)
+	defer patience.Stop()
+	defer leave()
 	j.progress.newAttempt()
 	build := func(d driver) *attempt {
 		return &attempt{
 			job: j.id, topo: j.topo, cfg: j.cfg, needs: j.needs, worker: j.rt.cfg.Worker, nonce: newNonce(),
 			drv: d, log: j.log, ctx: ctx, progress: &j.progress, observed: observed,
 			listen: Listener{
-				Job:              j.onJobEvent,
+				Job: func(ev JobEvent) {
+					leave()
+					j.onJobEvent(ev)
+				},
 				Checkpoint:       j.rt.cfg.Listener.Checkpoint,
 				CheckpointFailed: j.rt.cfg.Listener.CheckpointFailed,
 			},

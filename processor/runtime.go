@@ -18,7 +18,8 @@ const Version = "0.1.0"
 // Runtime hosts jobs: any number of topologies for any number of tenants, each job with its own goroutines, checkpoints,
 // restarts and failures. Its methods may be called from any goroutine.
 type Runtime struct {
-	cfg RuntimeConfig
+	cfg      RuntimeConfig
+	starting chan struct{} // a place for every job that may start at the same time
 
 	mu     sync.Mutex
 	jobs   map[tenants.JobID]*Job
@@ -37,7 +38,7 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 	if cfg.Worker == "" {
 		cfg.Worker = newNonce()
 	}
-	return &Runtime{cfg: cfg, jobs: map[tenants.JobID]*Job{}}, nil
+	return &Runtime{cfg: cfg, starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{}}, nil
 }
 
 // Worker returns this worker's ID.

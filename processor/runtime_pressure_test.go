@@ -193,3 +193,40 @@ func TestDeployRefusesWithEveryProblem(t *testing.T) {
 		t.Error("a nil topology is accepted")
 	}
 }
+
+// stuckBinds is a broker on which one tenant's streams never answer.
+type stuckBinds struct {
+	*processortest.Memory
+	tenant tenants.ID
+}
+
+func (s *stuckBinds) Bind(ctx context.Context, n processor.Needs) (processor.Bindings, error) {
+	if n.Job.Tenant == s.tenant {
+		<-ctx.Done()
+		return processor.Bindings{}, ctx.Err()
+	}
+	return s.Memory.Bind(ctx, n)
+}
+
+func TestAStuckStartDoesNotKeepOthersFromStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory("acme", "globex", "initech")
+		rt, err := processor.NewRuntime(processor.RuntimeConfig{Broker: &stuckBinds{m, "acme"}, Worker: "w1", MaxStarting: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &worker{rt: rt, done: make(chan error, 1)}
+		var jobs []*processor.Job
+		for _, tenant := range []string{"acme", "globex", "initech"} {
+			jobs = append(jobs, w.deploy(t, counting(t, nil), tenant, processor.JobConfig{}))
+		}
+		w.run()
+		time.Sleep(15 * time.Second)
+		for i, want := range []processor.JobState{processor.JobStarting, processor.JobRunning, processor.JobRunning} {
+			if s := jobs[i].Status(); s.State != want {
+				t.Errorf("job %s is %s, want %s", s.ID, s.State, want)
+			}
+		}
+		w.crash(t)
+	})
+}
