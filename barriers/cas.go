@@ -11,6 +11,9 @@ const (
 	casTries = 10
 	// readTries bounds the tries of a read.
 	readTries = 20
+	// staleTries bounds the tries of a read whose answer may be a deposed leader's or a lagging replica's: some seconds in all,
+	// which is how long a named error then takes.
+	staleTries = 10
 	// busyTries bounds the waiting for "another write in flight", which the server can also answer for good (10164).
 	busyTries = 60
 )
@@ -117,7 +120,7 @@ func readBack(ask Ask, w *Write) (Reply, error) {
 func readSince(ask Ask, q Request, known uint64, tries int) (Reply, error) {
 	for n := 1; ; n++ {
 		r, err := read(ask, q, tries)
-		if err != nil || r.Seq >= known || n == readTries {
+		if err != nil || r.Seq >= known || n == staleTries {
 			return r, err
 		}
 		if err := wait(ask, n); err != nil {

@@ -3,32 +3,37 @@ package barriers
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 )
 
-func TestCleanup(t *testing.T) {
+// foreignObjects look like a checkpoint's of the job, and are not.
+var foreignObjects = []string{
+	SavepointPrefix(simJob, "s") + "state", "other/1-1/state", "count/1-1", "count/x-1/state", "acme/other/1-1/state",
+}
+
+// fiveCheckpoints commits five checkpoints, of which two are kept, and leaves other objects about.
+func fiveCheckpoints(t *testing.T) (*testBroker, *HeadRecord) {
 	b := newTestBroker()
 	rec, _ := b.acquire(t, "n1")
 	for id := uint64(1); id <= 5; id++ {
 		rec = b.commit(t, rec, testManifest(rec, id, 1))
 	}
-	foreign := []string{
-		SavepointPrefix(simJob, "s") + "state", "other/1-1/state", "count/1-1", "count/x-1/state", "acme/other/1-1/state",
-	}
-	own := []string{"count/1-9/garbage", "count/1-8/young", "acme/count/1-7/shared"}
-	for _, name := range append(foreign, own...) {
+	for _, name := range foreignObjects {
 		b.objects[name] = simObject{}
 	}
-	names := func() (out []string) {
-		for name := range b.objects {
-			out = append(out, name)
-		}
-		slices.Sort(out)
-		return out
+	for _, name := range []string{"count/1-9/garbage", "count/1-8/young", "acme/count/1-7/shared"} {
+		b.objects[name] = simObject{}
 	}
-	has := func(name string) bool { return slices.Contains(names(), name) }
+	return b, rec
+}
 
+func (b *testBroker) objectNames() []string { return slices.Sorted(maps.Keys(b.objects)) }
+
+func TestCleanup(t *testing.T) {
+	b, rec := fiveCheckpoints(t)
+	has := func(name string) bool { return slices.Contains(b.objectNames(), name) }
 	// It is cut short after the first, second, ... deletion, and starts again.
 	for crashes := 0; ; crashes++ {
 		deletions := 0
@@ -39,7 +44,7 @@ func TestCleanup(t *testing.T) {
 			}
 			return Reply{Status: Canceled}, stop
 		}
-		garbage := []string{"count/1-9/garbage", foreign[0], "count/1-5/state"}
+		garbage := []string{"count/1-9/garbage", foreignObjects[0], "count/1-5/state"}
 		if crashes > 0 {
 			garbage = nil // a crash forgets it
 		}
@@ -62,28 +67,32 @@ func TestCleanup(t *testing.T) {
 			t.Errorf("checkpoint %d: object %t, manifest %t", id, has(object), record)
 		}
 	}
-	if has("count/1-9/garbage") || !has(foreign[0]) {
-		t.Errorf("left: %v", names())
+	if has("count/1-9/garbage") || !has(foreignObjects[0]) {
+		t.Errorf("left: %v", b.objectNames())
 	}
 	// Nothing is left to do, and nothing is asked for.
 	b.asked = nil
 	if err := Cleanup(b.ask, CleanupSpec{Record: rec}); err != nil || len(b.asked) != 0 {
 		t.Errorf("again: %v, %v", err, b.asked)
 	}
+}
+
+func TestCleanupOrphans(t *testing.T) {
+	b, _ := fiveCheckpoints(t)
 	// Orphans: of past epochs, old enough. A manifest that nobody remembers goes too.
 	b.now = 100
 	b.objects["count/1-8/young"] = simObject{modified: 95}
 	b.objects["count/2-9/mine"] = simObject{}
 	b.apply(Request{Op: OpWriteRecord, Key: ManifestKey(simTenant, simJob, 3), Value: []byte("unreadable")}, nil, false)
 	b.apply(Request{Op: OpWriteRecord, Key: SavepointKey(simTenant, simJob, "s"), Value: []byte("a savepoint")}, nil, false)
-	rec, _ = b.acquire(t, "n2")
+	rec, _ := b.acquire(t, "n2")
 	if err := Cleanup(b.ask, CleanupSpec{Record: rec, Orphans: true, OrphanAge: 10}); err != nil {
 		t.Fatal(err)
 	}
 	want := slices.Sorted(slices.Values(append([]string{
 		"count/1-4/out", "count/1-4/state", "count/1-5/out", "count/1-5/state", "count/1-8/young", "count/2-9/mine",
-	}, foreign...)))
-	if got := names(); !slices.Equal(got, want) {
+	}, foreignObjects...)))
+	if got := b.objectNames(); !slices.Equal(got, want) {
 		t.Errorf("left %v, want %v", got, want)
 	}
 	if b.record(ManifestKey(simTenant, simJob, 3)).value != nil || b.record(SavepointKey(simTenant, simJob, "s")).value == nil {
@@ -104,7 +113,7 @@ func TestCleanup(t *testing.T) {
 	if err := Cleanup(b.ask, CleanupSpec{Record: rec, Orphans: true}); err != nil {
 		t.Fatal(err)
 	}
-	if got := names(); !slices.Equal(got, slices.Sorted(slices.Values(foreign))) {
+	if got := b.objectNames(); !slices.Equal(got, slices.Sorted(slices.Values(foreignObjects))) {
 		t.Errorf("left %v", got)
 	}
 }

@@ -6,12 +6,10 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("seeds", 2000, "number of seeds TestSimulation runs")
+	simSeeds = flag.Int("seeds", defaultSeeds, "number of seeds TestSimulation runs")
+	simBase  = flag.Uint64("base", 1, "first seed TestSimulation runs")
 	simSeed  = flag.Uint64("seed", 0, "run this seed alone, with a trace")
 )
-
-// baseSeed is where the seeds begin: fixed, so that a failure is everybody's.
-const baseSeed = 1
 
 func quiet(string, ...any) {}
 
@@ -24,10 +22,10 @@ func TestSimulation(t *testing.T) {
 		}
 		return
 	}
-	t.Logf("base seed %d, %d seeds", baseSeed, *simSeeds)
+	t.Logf("base seed %d, %d seeds", *simBase, *simSeeds)
 	failed := 0
 	var stats simStats
-	for seed := uint64(baseSeed); seed < baseSeed+uint64(*simSeeds); seed++ {
+	for seed := *simBase; seed < *simBase+uint64(*simSeeds); seed++ {
 		if v := countSim(seed, mutant{}, quiet, &stats); v != "" {
 			t.Errorf("seed %d: %s", seed, v)
 			if failed++; failed == 10 {

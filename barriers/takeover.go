@@ -59,7 +59,7 @@ func readHead(ask Ask, tenant, job string) (*HeadRecord, uint64, error) {
 func ReadManifest(ask Ask, tenant, job string, ref ManifestRef) (*Manifest, error) {
 	key := ManifestKey(tenant, job, ref.Checkpoint)
 	var fault error
-	for n := 1; n <= readTries; n++ {
+	for n := 1; n <= staleTries; n++ {
 		r, err := read(ask, Request{Op: OpReadRecord, Key: key}, readTries)
 		if err != nil {
 			return nil, fmt.Errorf("read manifest %s: %w", key, err)
@@ -181,7 +181,7 @@ func Acquire(ask Ask, spec AcquireSpec) (*HeadRecord, *Manifest, error) {
 // CheckOwner returns nil if rec's attempt owns the job still, and ErrFenced if it does not. Whoever misses something that the committed
 // checkpoint needs asks before calling it lost: it may have been cleaned up behind a fenced attempt's back.
 func CheckOwner(ask Ask, rec *HeadRecord) error {
-	for n := 1; n <= readTries; n++ {
+	for n := 1; n <= staleTries; n++ {
 		cur, err := ReadHead(ask, rec.Head.Tenant, rec.Head.Job)
 		if err != nil {
 			return err

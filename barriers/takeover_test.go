@@ -77,6 +77,21 @@ func TestAcquireFaults(t *testing.T) {
 			t.Fatalf("manifest %s: %v", name, err)
 		}
 	}
+	// An attempt that was taken over while it stood still finds its manifest cleaned up: that is no loss.
+	b.records[key] = &simRecord{}
+	b.intercept = func(r Request) (Reply, bool) {
+		if r.Op == OpReadRecord && r.Key == key {
+			b.intercept = nil
+			value, _ := (&Head{Tenant: simTenant, Job: simJob, State: StateRunning, Epoch: 99, Worker: "w", Owner: "later"}).Encode()
+			b.records[HeadKey(simTenant, simJob)] = &simRecord{seq: 99, value: value}
+		}
+		return Reply{}, false
+	}
+	head := b.records[HeadKey(simTenant, simJob)]
+	if _, _, err := Acquire(b.ask, spec); !errors.Is(err, ErrFenced) {
+		t.Fatalf("taken over meanwhile: %v", err)
+	}
+	b.records[HeadKey(simTenant, simJob)] = head
 	// It was only late on the replica that answered.
 	b.records[key] = &good
 	late := 3

@@ -23,10 +23,11 @@ func (b *Broker) Check(ctx context.Context, needs processor.Needs) ([]processor.
 // is created before everything that is there was found good.
 func (b *Broker) Bind(ctx context.Context, needs processor.Needs) (processor.Bindings, error) {
 	if _, err := b.Check(ctx, needs); err != nil {
-		return processor.Bindings{}, err
+		return processor.Bindings{}, asFull(ctx, err)
 	}
 	r := &resolver{b: b, needs: needs, infos: map[string]*js.StreamInfo{}}
-	return r.resolve(ctx)
+	bindings, err := r.resolve(ctx)
+	return bindings, asFull(ctx, err)
 }
 
 // resolver answers one job's needs.

@@ -43,7 +43,7 @@ func (b *Broker) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object
 	}
 	info, err := b.objectInfo(ctx, bucket, ref.Name)
 	if err != nil {
-		return nil, fmt.Errorf("read snapshot object %s: %w", ref.Name, err)
+		return nil, asFull(ctx, fmt.Errorf("read snapshot object %s: %w", ref.Name, err))
 	}
 	if info == nil {
 		return nil, fmt.Errorf("read snapshot object %s of bucket %s: %w", ref.Name, bucket, processor.ErrObjectMissing)
@@ -60,7 +60,7 @@ func (b *Broker) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object
 		return nil, corrupt("%v", short)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read snapshot object %s of bucket %s: %w", ref.Name, bucket, err)
+		return nil, asFull(ctx, fmt.Errorf("read snapshot object %s of bucket %s: %w", ref.Name, bucket, err))
 	}
 	if digest := digestOf(data); digest != ref.Digest {
 		return nil, corrupt("%d of %d bytes are there, their digest is %s, not %s", len(data), ref.Bytes, digest, ref.Digest)

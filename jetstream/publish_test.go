@@ -86,28 +86,30 @@ func TestPublishIsRetried(t *testing.T) {
 		})
 	}
 	t.Run("reconnect", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			w := newWorld(t)
-			w.stream(acmeStream())
-			nc, err := w.b.Conn(context.Background(), jetstream.Output)
-			ok(t, err)
-			var o outcome
-			for i := range 50 {
-				if i%10 == 5 {
-					ok(t, nc.ForceReconnect())
-				}
-				ok(t, w.b.Publish(context.Background(), "acme", processor.Message{Subject: "acme.out.a", Data: []byte(strconv.Itoa(i))}, o.done))
+		w := newWorld(t)
+		w.stream(acmeStream())
+		nc, err := w.b.Conn(context.Background(), jetstream.Output)
+		ok(t, err)
+		var wg sync.WaitGroup
+		var o outcome
+		for i := range 50 {
+			if i%10 == 5 {
+				ok(t, nc.ForceReconnect())
 			}
-			time.Sleep(time.Minute)
-			calls, err := o.get()
-			ok(t, err)
-			equal(t, "calls of done", calls, 50)
-			seen := map[string]bool{}
-			for _, v := range strings.Fields(w.contents("acme.out.a")) {
-				seen[v] = true
-			}
-			equal(t, "distinct messages", len(seen), 50)
-		})
+			wg.Add(1)
+			ok(t, w.b.Publish(context.Background(), "acme", processor.Message{Subject: "acme.out.a", Data: []byte(strconv.Itoa(i))}, func(err error) {
+				o.done(err)
+				wg.Done()
+			}))
+		}
+		wg.Wait()
+		_, err = o.get()
+		ok(t, err)
+		seen := map[string]bool{}
+		for _, v := range strings.Fields(w.contents("acme.out.a")) {
+			seen[v] = true
+		}
+		equal(t, "distinct messages", len(seen), 50)
 	})
 }
 

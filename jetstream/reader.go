@@ -191,6 +191,7 @@ func (r *reader) recover(ctx context.Context, why error) error {
 	r.b.log.Log(ctx, level, "reader reopens", "tenant", string(r.spec.Job.Tenant), "job", r.spec.Job.Name, "stream", r.spec.Stream,
 		"seq", r.handed, "err", why)
 	r.drop()
+	r.spec.Fresh = r.spec.Fresh && r.handed == r.spec.After
 	r.spec.After = r.handed
 	if len(r.tail) > 0 {
 		tail := r.spec.Tail

@@ -123,41 +123,36 @@ func TestReaderSurvives(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				w := newWorld(t)
-				w.t = t
-				w.stream(acmeStream())
-				w.publish("acme.orders.a", 50)
-				r := w.open(orders(0))
-				got := read(t, r, 50)
-				for round := range 3 {
-					harm(w)
-					w.publish("acme.orders.a", 20)
-					more := read(t, r, 20)
-					equal(t, "next sequence", more[0].Seq, got[len(got)-1].Seq+1)
-					got = append(got, more...)
-					if round == 0 {
-						harm = func(w *world) {
-							for _, c := range consumers(w) {
-								ok(t, w.js.DeleteConsumer(context.Background(), "acme", c))
-							}
+			// Not in a bubble: nats.go takes the timer of a reconnect from a pool that all bubbles share.
+			w := newWorld(t, func(c *jetstream.Config) { c.Heartbeat = 100 * time.Millisecond })
+			w.stream(acmeStream())
+			w.publish("acme.orders.a", 50)
+			r := w.open(orders(0))
+			got := read(t, r, 50)
+			for round := range 3 {
+				harm(w)
+				w.publish("acme.orders.a", 20)
+				more := read(t, r, 20)
+				equal(t, "next sequence", more[0].Seq, got[len(got)-1].Seq+1)
+				got = append(got, more...)
+				if round == 0 {
+					harm = func(w *world) {
+						for _, c := range consumers(w) {
+							ok(t, w.js.DeleteConsumer(context.Background(), "acme", c))
 						}
 					}
 				}
-			})
+			}
 		})
 	}
 }
 
-// TestReaderNoticesGaps sends what a reader sees when messages to it were lost: a later consumer sequence, a heartbeat that says more
-// was sent than came, and the end of its consumer.
-func TestReaderNoticesGaps(t *testing.T) {
-	for name, lost := range map[string]nats.Msg{
-		"a later sequence":  {Reply: "$JS.ACK.acme.%s.1.900.900.1700000000000000000.0", Data: []byte("not the next one")},
-		"an older sequence": {Reply: "$JS.ACK.acme.%s.1.5.5.1700000000000000000.0", Data: []byte("again")},
-		"no sequence":       {Reply: "$JS.ACK.acme.%s.1.5", Data: []byte("?")},
-		"a heartbeat":       {Header: nats.Header{"Status": {"100"}, "Nats-Last-Consumer": {"57"}, "Nats-Last-Stream": {"900"}}},
-		"the end":           {Header: nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}},
+// TestReaderNoticesSilentLoss sends what a reader sees when the last messages to it were lost: a heartbeat that says more was sent
+// than came, and the end of its consumer. (Gaps between records: TestSessionStopsAtAGap; the server lets nobody forge those.)
+func TestReaderNoticesSilentLoss(t *testing.T) {
+	for name, header := range map[string]nats.Header{
+		"a heartbeat": {"Status": {"100"}, "Nats-Last-Consumer": {"57"}, "Nats-Last-Stream": {"900"}},
+		"the end":     {"Status": {"409"}, "Description": {"Consumer Deleted"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -169,17 +164,11 @@ func TestReaderNoticesGaps(t *testing.T) {
 				var first string
 				for c := range s.ListConsumers(context.Background()).Info() {
 					first = c.Name
-					m := lost
-					m.Subject = c.Config.DeliverSubject
-					if m.Reply != "" {
-						m.Reply = fmt.Sprintf(m.Reply, c.Name)
-					}
-					ok(t, w.nc.PublishMsg(&m))
+					ok(t, w.nc.PublishMsg(&nats.Msg{Subject: c.Config.DeliverSubject, Header: header}))
 				}
 				w.publish("acme.orders.a", 20)
 				for i, rec := range read(t, r, 20) {
 					equal(t, "sequence", rec.Seq, uint64(21+i))
-					equal(t, "payload", string(rec.Data), "acme.orders.a "+strconv.Itoa(i))
 				}
 				synctest.Wait()
 				for c := range s.ListConsumers(context.Background()).Info() {
@@ -196,7 +185,7 @@ func TestReaderNoticesGaps(t *testing.T) {
 func TestStuckReaderHoldsTheServerBack(t *testing.T) {
 	w := newWorld(t)
 	s := w.stream(acmeStream())
-	const n, size = 20_000, 2048
+	const n, size = 6000, 2048
 	for range n {
 		w.publishAsync("acme.orders.a", make([]byte, size))
 	}
@@ -219,7 +208,7 @@ func TestStuckReaderHoldsTheServerBack(t *testing.T) {
 			last, same = d, 0
 		}
 	}
-	if last*size > 8<<20 {
+	if last*size > 5<<20 {
 		t.Fatalf("%d records of %d bytes were delivered to a job that takes none", last, size)
 	}
 	read(t, r, n)
@@ -242,9 +231,11 @@ func TestWideReader(t *testing.T) {
 	}
 	<-w.js.PublishAsyncComplete()
 	r := w.open(orders(0))
+	wide := false // the narrow one it began with may still be on its way out
 	for c := range s.ListConsumers(context.Background()).Info() {
-		equal(t, "filter", c.Config.FilterSubject, "")
+		wide = wide || c.Config.FilterSubject == ""
 	}
+	equal(t, "a consumer without a filter", wide, true)
 	got := read(t, r, len(want))
 	for i := range got {
 		equal(t, "sequence", got[i].Seq, want[i])

@@ -142,7 +142,8 @@ func (r *releaser) take() ([]*waiting, *batch) {
 	n, msgs, bytes := 0, 0, 0
 	subjects := map[string]bool{}
 	for _, w := range r.queue {
-		if msgs+w.msgs > maxPart || n > 0 && bytes+w.bytes > r.b.cfg.MaxPartBytes || subjects[w.part.Marker.Subject] {
+		// The first always goes, even where the limit has shrunk since it was checked: the server refuses it.
+		if n > 0 && (msgs+w.msgs > maxPart || bytes+w.bytes > r.b.cfg.MaxPartBytes) || subjects[w.part.Marker.Subject] {
 			break
 		}
 		subjects[w.part.Marker.Subject] = true

@@ -94,10 +94,17 @@ func isLimit(description string) bool {
 	return false
 }
 
-// asFull makes an error that says no room recognisable as processor.ErrFull.
+// asFull makes an error that says no room recognisable as processor.ErrFull, and one that says nothing, because no server answered
+// or none could, as processor.ErrUnavailable: neither is the job's fault.
 func asFull(ctx context.Context, err error) error {
-	if err != nil && statusOf(ctx, err) == barriers.Full {
+	if err == nil || processor.ClassOf(err) != processor.ClassRestart {
+		return err
+	}
+	switch statusOf(ctx, err) {
+	case barriers.Full:
 		return errors.Join(processor.ErrFull, err)
+	case barriers.Unknown, barriers.Busy:
+		return errors.Join(processor.ErrUnavailable, err)
 	}
 	return err
 }

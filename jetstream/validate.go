@@ -36,7 +36,7 @@ func (b *Broker) validate(ctx context.Context, spec *processor.ReaderSpec) (*js.
 		return nil, fault(processor.StreamRecreated, choice, "it was created at %d, the checkpoint's at %d (unix ns)", created, spec.Created)
 	case state.LastSeq < spec.After:
 		return nil, fault(processor.StreamTailLost, choice, "its last sequence is %d, the position %d", state.LastSeq, spec.After)
-	case spec.After > 0 && state.FirstSeq > spec.After+1:
+	case spec.After > 0 && !spec.Fresh && state.FirstSeq > spec.After+1:
 		return nil, fault(processor.StreamTrimmed, choice, "its first sequence is %d, the next to read %d: %d messages were removed before they were read",
 			state.FirstSeq, spec.After+1, state.FirstSeq-spec.After-1)
 	}

@@ -52,6 +52,7 @@ type attempt struct {
 	garbage  []barriers.Object // uploaded by this attempt for checkpoints that were aborted
 	merges   map[string]*merge
 	cleaning bool
+	roomMade time.Time // when a full bucket was last cleaned up
 	paused   bool
 	draining bool
 	names    atomic.Uint64 // numbers the objects of this attempt
@@ -113,7 +114,7 @@ func (a *attempt) handle(ev ctlEvent) {
 	case ctlStarted:
 		a.onStarted(now, ev)
 	case ctlFailed:
-		a.end(ev.err)
+		a.onFailed(ev)
 	case ctlTick:
 		a.tick(now)
 	case ctlDirty:
@@ -133,6 +134,9 @@ func (a *attempt) handle(ev ctlEvent) {
 	case ctlWaits:
 		a.log.Warn("a snapshot cannot be stored for now: the checkpoint waits", "err", ev.err)
 		a.coord.Extend(now)
+		if errors.Is(ev.err, ErrFull) {
+			a.makeRoom(now)
+		}
 	case ctlUploaded:
 		a.onUploaded(now, ev)
 	case ctlCommitted:
@@ -167,6 +171,27 @@ func (a *attempt) onDirty(now time.Time) {
 		a.setPaused(true)
 	}
 	a.apply(a.coord.Request(now))
+}
+
+// onFailed ends the attempt. An attempt that was fenced while it stood still finds that objects were cleaned up or input was
+// trimmed, as later owners may do: who owns the job is asked before a failure is taken for one that no restart can mend.
+func (a *attempt) onFailed(ev ctlFailed) {
+	if a.rec == nil || ev.judged || ClassOf(ev.err) != ClassTerminal {
+		a.end(ev.err)
+		return
+	}
+	a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
+		return ctlFailed{err: a.judge(ctx, io, ev.err), judged: true}
+	})
+}
+
+// judge returns err or, if another attempt owns the job by now, that.
+func (a *attempt) judge(ctx context.Context, io effects, err error) error {
+	rec, rerr := barriers.ReadHead(a.ask(ctx, io), string(a.job.Tenant), a.job.Name)
+	if rerr == nil && rec != nil && rec.Head.Owner != a.nonce {
+		return fmt.Errorf("job %s: %w: it is in epoch %d (what was found: %v)", a.job, ErrFenced, rec.Head.Epoch, err)
+	}
+	return err
 }
 
 func (a *attempt) setPaused(paused bool) {

@@ -3,14 +3,12 @@ package processor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/weirstream/weir/barriers"
 	"github.com/weirstream/weir/state"
-	"github.com/weirstream/weir/tenants"
 )
 
 // pendingCheckpoint is the checkpoint in flight: from the trigger until its output is released, or until it is aborted.
@@ -285,21 +283,4 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// classify gives an error of a protocol the class that the runtime acts on.
-func classify(job tenants.JobID, err error) error {
-	var rejected *barriers.RejectedError
-	var record *barriers.RecordError
-	var rolledBack *barriers.RolledBackError
-	var unresolved *barriers.UnresolvedError
-	switch {
-	case errors.Is(err, barriers.ErrFenced), errors.Is(err, barriers.ErrHeadChanged):
-		return fmt.Errorf("job %s: %w (%w)", job, ErrFenced, err)
-	case errors.As(err, &rejected), errors.As(err, &record), errors.As(err, &rolledBack):
-		return Terminal(fmt.Errorf("job %s: %w", job, err))
-	case errors.As(err, &unresolved):
-		return fmt.Errorf("job %s: %w: %w", job, ErrUnavailable, err)
-	}
-	return fmt.Errorf("job %s: %w", job, err)
 }

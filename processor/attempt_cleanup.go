@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"time"
 
 	"github.com/weirstream/weir/barriers"
 	"github.com/weirstream/weir/state"
@@ -64,11 +65,25 @@ func (a *attempt) onMerged(ev ctlMerged) {
 	mg.running, mg.objects = false, ev.merged
 }
 
+// roomEvery is the least time between two searches for orphans in a full bucket.
+const roomEvery = 30 * time.Second
+
+// makeRoom cleans up while a snapshot waits for room: without it a bucket full of what crashes left behind would stay full.
+func (a *attempt) makeRoom(now time.Time) {
+	if !a.cleaning && now.Sub(a.roomMade) >= roomEvery {
+		a.roomMade = now
+		a.cleanUp(true)
+	}
+}
+
 // startCleanup removes what the committed watermark lets go of.
 func (a *attempt) startCleanup() {
-	if a.cleaning {
-		return
+	if !a.cleaning {
+		a.cleanUp(a.progress.sinceStart()%orphanEvery == 1)
 	}
+}
+
+func (a *attempt) cleanUp(orphans bool) {
 	a.cleaning = true
 	rec, garbage := a.rec, a.garbage
 	a.garbage = nil
@@ -76,7 +91,7 @@ func (a *attempt) startCleanup() {
 		Record:    rec,
 		Garbage:   objectNamesOf(garbage),
 		OrphanAge: 2 * a.cfg.Checkpoint.Timeout,
-		Orphans:   a.progress.sinceStart()%orphanEvery == 1,
+		Orphans:   orphans,
 	}
 	a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
 		return ctlCleaned{barriers.Cleanup(a.ask(ctx, io), spec)}

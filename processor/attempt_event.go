@@ -17,7 +17,10 @@ type (
 	}
 	// ctlMoved says that a source's position has moved a while ago and is not committed, although nothing came to process.
 	ctlMoved  struct{}
-	ctlFailed struct{ err error }
+	ctlFailed struct {
+		err    error
+		judged bool // it was asked who owns the job
+	}
 	// ctlRequest asks for a checkpoint now; done, if not nil, is called when it is complete or can no longer become so.
 	ctlRequest struct {
 		done func(CheckpointEvent, error)

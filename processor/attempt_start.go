@@ -51,32 +51,45 @@ func (a *attempt) start(ctx context.Context, io effects) (*started, error) {
 		Tenant: string(a.job.Tenant), Job: a.job.Name, Worker: a.worker, Owner: a.nonce, Observed: a.observed,
 	})
 	if err != nil {
-		return nil, classify(a.job, fmt.Errorf("acquiring the job: %w", err))
+		err = classify(a.job, fmt.Errorf("acquiring the job: %w", err))
+		if record := (*barriers.RecordError)(nil); errors.As(err, &record) { // the manifest: a later owner may have removed it
+			err = a.judge(ctx, io, err)
+		}
+		return nil, err
 	}
+	if err := a.takeOver(ctx, io, s, m); err != nil {
+		if ClassOf(err) == ClassTerminal {
+			err = a.judge(ctx, io, err)
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// takeOver is what follows the acquire.
+func (a *attempt) takeOver(ctx context.Context, io effects, s *started, m *barriers.Manifest) error {
+	ask, bind := a.ask(ctx, io), s.bind
 	targets := a.sinkTargets(bind, m)
 	markers, err := barriers.Fence(ask, s.rec, targets)
 	if err != nil {
-		return nil, classify(a.job, fmt.Errorf("fencing the sinks: %w", err))
+		return classify(a.job, fmt.Errorf("fencing the sinks: %w", err))
 	}
 	if err := barriers.Verify(s.rec, m, targets, markers); err != nil {
-		return nil, a.markerError(err)
+		return classify(a.job, err)
 	}
 	for name, mk := range markers {
 		s.markers[name] = mk.Now
 	}
 	if m != nil {
 		if err := a.releaseOwed(ctx, io, s, m); err != nil {
-			return nil, err
+			return err
 		}
 		// Somebody may have deployed in between: what was checked above is checked again on what is committed now.
 		if err := a.checkCompatible(m); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := a.load(ctx, io, s, m); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return a.load(ctx, io, s, m)
 }
 
 // checkCompatible compares the committed state with the topology, before any of it is read.
@@ -146,21 +159,6 @@ func (a *attempt) sinkTargets(bind Bindings, m *barriers.Manifest) []barriers.Si
 
 func (a *attempt) allowsMarkerLoss(sink string) bool {
 	return slices.ContainsFunc(a.needs.Sinks, func(n SinkNeed) bool { return n.Sink == sink && n.AllowMarkerLoss })
-}
-
-func (a *attempt) markerError(err error) error {
-	var mf *barriers.MarkerFault
-	if !errors.As(err, &mf) {
-		return classify(a.job, err)
-	}
-	fault := map[barriers.MarkerFaultKind]StreamFault{
-		barriers.MarkerMissing: MarkerMissing, barriers.MarkerOlder: MarkerOlder,
-		barriers.MarkerAhead: MarkerAhead, barriers.MarkerStreamRecreated: StreamRecreated,
-	}[mf.Kind]
-	return &StreamError{
-		Job: a.job, Stream: mf.Stream, Sink: mf.Sink, Fault: fault, Detail: mf.Detail,
-		Advice: "Results that were published are gone or would be published twice. Restore the stream, or start the job under a new name",
-	}
 }
 
 // releaseOwed publishes what the committed checkpoint still owes, before anything else of the job moves.
@@ -234,7 +232,7 @@ func (a *attempt) readerSpec(b SourceBinding, positions map[string]barriers.Sour
 	}
 	old, ok := positions[b.Source]
 	if !ok { // a source that is new starts at the stream's beginning
-		spec.After = max(b.FirstSeq, 1) - 1
+		spec.After, spec.Fresh = max(b.FirstSeq, 1)-1, true
 		positions[b.Source] = barriers.Source{Name: b.Source, Position: spec.After}
 		return spec, nil
 	}

@@ -75,6 +75,7 @@ const (
 	MarkerMissing   StreamFault = "marker lost" // the output stream was purged or rolled back
 	MarkerOlder     StreamFault = "marker older than recorded"
 	MarkerAhead     StreamFault = "marker ahead of the committed checkpoint"
+	MarkerForeign   StreamFault = "marker of another job or sink, or not a marker"
 )
 
 // StreamError says that a stream is not what a checkpoint left behind. It stops one job for good: going on would lose or

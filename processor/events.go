@@ -1,6 +1,8 @@
 package processor
 
 import (
+	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/weirstream/weir/tenants"
@@ -60,4 +62,26 @@ type Listener struct {
 	Job              func(JobEvent)
 	Checkpoint       func(CheckpointEvent)
 	CheckpointFailed func(CheckpointFailure)
+}
+
+// guarded keeps a panic of a listener from ending the process: it is told, and the job goes on.
+func (l Listener) guarded(log *slog.Logger) Listener {
+	return Listener{
+		Job: guardedListener(l.Job, log), Checkpoint: guardedListener(l.Checkpoint, log),
+		CheckpointFailed: guardedListener(l.CheckpointFailed, log),
+	}
+}
+
+func guardedListener[E any](fn func(E), log *slog.Logger) func(E) {
+	if fn == nil {
+		return nil
+	}
+	return func(ev E) {
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("a listener panicked", "err", p, "stack", string(debug.Stack()))
+			}
+		}()
+		fn(ev)
+	}
 }

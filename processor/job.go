@@ -26,6 +26,7 @@ type Job struct {
 	log   *slog.Logger
 
 	progress progress
+	tried    bool // run's own: this process has made an attempt
 
 	stop chan struct{} // closed by drain: no further attempt starts
 	done chan struct{} // closed when everything of the job has ended
@@ -118,6 +119,7 @@ const startPatience = 10 * time.Second
 // attempt runs one attempt to its end.
 func (j *Job) attempt(ctx context.Context, observed *barriers.HeadRecord) error {
 	j.setState(JobStarting, nil)
+	j.tried = true
 	select {
 	case j.rt.starting <- struct{}{}:
 	case <-ctx.Done():
@@ -133,7 +135,7 @@ func (j *Job) attempt(ctx context.Context, observed *barriers.HeadRecord) error 
 	j.progress.newAttempt()
 	build := func(d driver) *attempt {
 		return &attempt{
-			job: j.id, topo: j.topo, cfg: j.cfg, needs: j.needs, worker: j.rt.cfg.Worker, nonce: newNonce(),
+			job: j.id, topo: j.topo, cfg: j.cfg, needs: j.needs, worker: j.rt.cfg.Worker, nonce: j.rt.process + newNonce()[:13],
 			drv: d, log: j.log, ctx: ctx, progress: &j.progress, observed: observed,
 			listen: Listener{
 				Job: func(ev JobEvent) {
@@ -246,8 +248,11 @@ func (j *Job) mayTake(ctx context.Context, watch *takeoverWatch) (bool, *barrier
 	if rec == nil {
 		return true, &barriers.HeadRecord{}, nil // Acquire refuses when somebody else has started the job meanwhile
 	}
-	if rec.Head.Worker == j.rt.cfg.Worker || rec.Head.State == barriers.StateReleased {
+	if rec.Head.State == barriers.StateReleased {
 		return true, rec, nil
+	}
+	if rec.Head.Worker == j.rt.cfg.Worker {
+		return j.mayTakeBack(rec, watch), rec, nil
 	}
 	if rec.Head.State == barriers.StateDeleted || rec.Head.State == barriers.StateStopped {
 		return true, rec, nil
@@ -262,6 +267,22 @@ func (j *Job) mayTake(ctx context.Context, watch *takeoverWatch) (bool, *barrier
 	}
 	j.standbyOf(rec.Head.Worker)
 	return false, nil, nil
+}
+
+// mayTakeBack says whether to take a job whose owner has this worker's ID: an earlier attempt of this process, or a dead process
+// before it. When it was taken from this very process, another one lives under the same ID, and the heartbeat that both write tells
+// nothing: then the head must stand still for longer than a checkpoint may take, lest they take it from each other for ever.
+func (j *Job) mayTakeBack(rec *barriers.HeadRecord, watch *takeoverWatch) bool {
+	if !j.tried || strings.HasPrefix(rec.Head.Owner, j.rt.process) {
+		return true
+	}
+	after := max(j.rt.cfg.TakeoverAfter, 3*j.cfg.Checkpoint.Interval+j.cfg.Checkpoint.Timeout)
+	if watch.gone(rec.Head.Owner, rec.Seq, time.Now(), after) {
+		return true
+	}
+	j.log.Error("another process runs as this worker: give each its own RuntimeConfig.Worker", "owner", rec.Head.Worker)
+	j.standbyOf(rec.Head.Worker)
+	return false
 }
 
 // takeoverWatch measures how long an owner's heartbeat has stood still.

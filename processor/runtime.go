@@ -19,6 +19,7 @@ const Version = "0.1.0"
 // restarts and failures. Its methods may be called from any goroutine.
 type Runtime struct {
 	cfg      RuntimeConfig
+	process  string        // begins the nonces of this process's attempts
 	starting chan struct{} // a place for every job that may start at the same time
 
 	mu     sync.Mutex
@@ -38,7 +39,8 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 	if cfg.Worker == "" {
 		cfg.Worker = newNonce()
 	}
-	return &Runtime{cfg: cfg, starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{}}, nil
+	cfg.Listener = cfg.Listener.guarded(cfg.Logger)
+	return &Runtime{cfg: cfg, process: newNonce()[:13], starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{}}, nil
 }
 
 // Worker returns this worker's ID.

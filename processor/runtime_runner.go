@@ -53,12 +53,17 @@ type runner struct {
 }
 
 // runAttempt runs an attempt to its end and returns why it ended. It returns when every goroutine of the attempt has.
-func runAttempt(ctx context.Context, broker Broker, build func(driver) *attempt, started func(*attempt, *runner)) error {
+func runAttempt(ctx context.Context, broker Broker, build func(driver) *attempt, started func(*attempt, *runner)) (err error) {
 	r := &runner{broker: broker, events: newQueue[ctlEvent](), ended: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	defer close(r.ended)
 	defer r.wg.Wait()
 	defer r.cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in the control loop: %v\n%s", p, debug.Stack())
+		}
+	}()
 	a := build(r)
 	started(a, r)
 	a.begin()
@@ -102,7 +107,7 @@ func (r *runner) spawn(ctx context.Context, op func(context.Context, effects) ct
 // recovered turns a panic of a goroutine of this attempt into the failure of this attempt: no job takes another one down.
 func (r *runner) recovered() {
 	if p := recover(); p != nil {
-		r.post(ctlFailed{fmt.Errorf("panic in the runtime: %v\n%s", p, debug.Stack())})
+		r.post(ctlFailed{err: fmt.Errorf("panic in the runtime: %v\n%s", p, debug.Stack())})
 	}
 }
 
@@ -118,7 +123,7 @@ func (r *runner) launch(p *plan, positions map[string]barriers.Source, readers [
 		r.wg.Go(func() {
 			defer r.recovered()
 			if err := h.loop(r.ctx); err != nil && r.ctx.Err() == nil {
-				r.post(ctlFailed{err})
+				r.post(ctlFailed{err: err})
 			}
 		})
 	}
@@ -126,7 +131,7 @@ func (r *runner) launch(p *plan, positions map[string]barriers.Source, readers [
 		r.wg.Go(func() {
 			defer r.recovered()
 			if err := r.pump(sr); err != nil && r.ctx.Err() == nil {
-				r.post(ctlFailed{err})
+				r.post(ctlFailed{err: err})
 			}
 		})
 	}

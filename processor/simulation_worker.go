@@ -141,7 +141,7 @@ func (w *simWorker) read(r *simReader) {
 		spec.BatchRecords = 1 + w.sim.rng.IntN(8)
 		if r.reader, err = w.sim.cfg.Broker.OpenReader(w.ctx, spec); err != nil {
 			r.failed = true
-			w.events = append(w.events, ctlFailed{err})
+			w.events = append(w.events, ctlFailed{err: err})
 			return
 		}
 	}
@@ -274,7 +274,7 @@ func (h *simHost) choices(out []func()) []func() {
 
 func (h *simHost) step(ev event) {
 	if err := h.task.step(ev); err != nil {
-		h.w.events = append(h.w.events, ctlFailed{err})
+		h.w.events = append(h.w.events, ctlFailed{err: err})
 		h.data, h.control, h.wakeAt = nil, nil, time.Time{}
 	}
 }

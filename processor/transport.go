@@ -46,6 +46,8 @@ type ReaderSpec struct {
 	Filter  string // absolute, one subject
 	// After is the position: the first record delivered is the first match behind it.
 	After uint64
+	// Fresh says that nothing was read before: what retention removes before the first record is delivered is not missed.
+	Fresh bool
 	// Tail holds fingerprints of the last records read, to recognise a stream that was rolled back and refilled.
 	Tail []barriers.Fingerprint
 	// AllowDataLoss goes on where the stream was recreated, rolled back or trimmed, from the nearest existing record.

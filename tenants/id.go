@@ -20,14 +20,24 @@ type ID string
 
 // ParseID validates s as a tenant ID.
 func ParseID(s string) (ID, error) {
-	if err := validate("tenant", s, MaxTenantLen, true); err != nil {
+	if err := ID(s).Validate(); err != nil {
 		return "", err
 	}
 	return ID(s), nil
 }
 
-// Validate reports whether the ID could have come from ParseID.
-func (id ID) Validate() error { return validate("tenant", string(id), MaxTenantLen, true) }
+// Validate reports whether the ID could have come from ParseID. A tenant's ID is also its stream's name and first subject token: the
+// few that would take the subjects of Weir itself, or the stream of a bucket, are refused.
+func (id ID) Validate() error {
+	if err := validate("tenant", string(id), MaxTenantLen, true); err != nil {
+		return err
+	}
+	upper := strings.ToUpper(string(id))
+	if upper == "WEIR" || strings.HasPrefix(upper, "WEIR_") || strings.HasPrefix(upper, "KV_") || strings.HasPrefix(upper, "OBJ_") {
+		return fmt.Errorf("%w: tenant %q: weir, and what begins with weir_, KV_ or OBJ_, are names of Weir's own streams and buckets", ErrInvalidName, id)
+	}
+	return nil
+}
 
 // ValidateName checks a job, operator, source, sink or state name: [a-z0-9][a-z0-9_-]{0,47}. kind is the word used in the error.
 func ValidateName(kind, s string) error { return validate(kind, s, MaxNameLen, false) }

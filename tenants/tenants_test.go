@@ -237,3 +237,16 @@ func TestPrintable(t *testing.T) {
 		t.Error("a short text is changed")
 	}
 }
+
+func TestTenantsCannotTakeWeirsOwnNames(t *testing.T) {
+	for _, s := range []string{"weir", "WEIR", "WEIR_DLQ", "weir_shared-001", "KV_weir_checkpoints", "OBJ_weir_acme", "kv_x"} {
+		if _, err := ParseID(s); !errors.Is(err, ErrInvalidName) {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+	for _, s := range []string{"weirstream", "acme_weir", "KV", "obj"} {
+		if _, err := ParseID(s); err != nil {
+			t.Error(err)
+		}
+	}
+}
