@@ -120,23 +120,23 @@ Baselines, both without any recovery: consume + PublishAsync (ratio), and consum
 			return f.answer(cmd.OutOrStdout(), r, err, func(w io.Writer) { printResult(w, r) })
 		},
 	}
-	f.register(cmd, 500_000, 10_000, 5)
+	f.register(cmd, 1_000_000, 10_000, 5)
 	f.decoder(cmd)
 	return cmd
 }
 
 func printResult(w io.Writer, r bench.Result) {
 	fmt.Fprintf(w, "%s: %d events, %d keys, decoder %s, median of %d pairs (lowest to highest)\n", r.Bench, r.Events, r.Keys, r.Decoder, r.Pairs)
-	fmt.Fprintln(w, "\tevents/s\tspread\tratio of weir\tspread\tallocations/event")
+	fmt.Fprintln(w, "\tevents/s\tspread\tratio of weir\tspread\tCPU µs/event\tallocations/event")
 	base := "by hand"
 	if r.BatchRates != nil {
 		base = "by hand, PublishAsync"
 	}
-	fmt.Fprintf(w, "%s\t%.0f\t%.0f–%.0f\t%.2f\t%.2f–%.2f\t%.1f\n", base, r.BaselinePerS, r.BaselineRates.Min, r.BaselineRates.Max, r.Ratio, r.RatioMin, r.RatioMax, r.BaselineAllocsPerEvent)
+	fmt.Fprintf(w, "%s\t%.0f\t%.0f–%.0f\t%.2f\t%.2f–%.2f\t%.1f\t%.1f\n", base, r.BaselinePerS, r.BaselineRates.Min, r.BaselineRates.Max, r.Ratio, r.RatioMin, r.RatioMax, r.BaselineCPUMicros, r.BaselineAllocsPerEvent)
 	if r.BatchRates != nil {
-		fmt.Fprintf(w, "by hand, atomic batches\t%.0f\t%.0f–%.0f\t%.2f\t%.2f–%.2f\t\n", r.BatchPerS, r.BatchRates.Min, r.BatchRates.Max, r.RatioBatch, r.RatioBatchMin, r.RatioBatchMax)
+		fmt.Fprintf(w, "by hand, atomic batches\t%.0f\t%.0f–%.0f\t%.2f\t%.2f–%.2f\t\t\n", r.BatchPerS, r.BatchRates.Min, r.BatchRates.Max, r.RatioBatch, r.RatioBatchMin, r.RatioBatchMax)
 	}
-	fmt.Fprintf(w, "weir, %d checkpoints\t%.0f\t%.0f–%.0f\t\t\t%.1f\n", r.Checkpoints, r.WeirPerS, r.WeirRates.Min, r.WeirRates.Max, r.AllocsPerEvent)
+	fmt.Fprintf(w, "weir, %d checkpoints\t%.0f\t%.0f–%.0f\t\t\t%.1f\t%.1f\n", r.Checkpoints, r.WeirPerS, r.WeirRates.Min, r.WeirRates.Max, r.CPUMicros, r.AllocsPerEvent)
 }
 
 func (app App) benchCheckpoint() *cobra.Command {

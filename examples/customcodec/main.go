@@ -34,7 +34,7 @@ type Reading struct {
 	Milli  int64
 }
 
-const sensorTag, milliTag = 1<<3 | 2, 2<<3 | 0 // field number and wire type
+const sensorTag, milliTag = 0x0a, 0x10 // field number times 8, plus the wire type: 1 is bytes (2), 2 a varint (0)
 
 var readings = codec.New("reading-proto", appendReading, decodeReading)
 

@@ -206,29 +206,26 @@ func (b *checkpointBench) measure(ctx context.Context, pair int, interval time.D
 		return err
 	}
 	before := settle()
-	begin := time.Now()
 	s.start(ctx)
-	err = s.await(ctx, 1)
-	first := time.Now()
+	running, err := s.awaitRunning(ctx)
 	sent, err2 := s.sent(ctx)
 	if err := errors.Join(err, err2); err != nil {
 		return errors.Join(err, s.stop(ctx))
 	}
-	read := s.job.Metrics().RecordsIn
 	limited, cancel := context.WithTimeout(ctx, b.cfg.For)
 	err = s.await(limited, uint64(b.cfg.Events))
 	cancel()
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		err = nil // there was more to read than time
 	}
-	elapsed, done := time.Since(first), s.job.Metrics().RecordsIn
+	elapsed, done := time.Since(running), s.job.Metrics().RecordsIn
 	taken := s.taken()
 	sentAfter, err2 := s.sent(ctx)
-	spent := mallocs() - before
+	spent := before.since().mallocs
 	if err := errors.Join(err, err2); err != nil {
 		return errors.Join(err, s.stop(ctx))
 	}
-	rate := perSecond(int(done-read)*perTouch, elapsed)
+	rate := perSecond(int(done)*perTouch, elapsed)
 	b.updates += int(done) * perTouch
 	if interval == never {
 		b.without = append(b.without, rate)
@@ -237,11 +234,9 @@ func (b *checkpointBench) measure(ctx context.Context, pair int, interval time.D
 		b.checkpoints(taken, sentAfter-sent)
 		b.mallocs = append(b.mallocs, float64(spent)/float64(done))
 	}
-	if running := s.runningSince(); !running.IsZero() && bytes > 0 {
-		b.restored = bytes
-		b.restore = append(b.restore, float64(bytes)/1e6/running.Sub(begin).Seconds())
-		b.raw = append(b.raw, raw)
-	}
+	b.restored = bytes
+	b.restore = append(b.restore, float64(bytes)/1e6/running.Sub(before.at).Seconds())
+	b.raw = append(b.raw, raw)
 	last, err := s.job.Checkpoint(ctx)
 	if err == nil {
 		err = b.check(ctx, s, last)
@@ -334,13 +329,10 @@ func (b *checkpointBench) result() CheckpointResult {
 		WithoutPerS: statOf(b.without).Median, WithPerS: statOf(b.with).Median, Ratio: q.Median, RatioMin: q.Min, RatioMax: q.Max,
 		Checkpoints:   len(b.frozen),
 		StandstillP50: millis(quantile(b.frozen, 0.5)), StandstillP99: millis(quantile(b.frozen, 0.99)), DurationP50: millis(quantile(b.took, 0.5)),
-		RestoreBytes: b.restored, AllocsPerEvent: statOf(b.mallocs).Median,
+		RestoreBytes: b.restored, RestoreMBPerS: statOf(b.restore).Median, RawGetMBPerS: statOf(b.raw).Median, AllocsPerEvent: statOf(b.mallocs).Median,
 	}
 	if len(b.bytes) > 0 {
 		r.BytesUploaded, r.Operations = statOf(b.bytes).Median, statOf(b.ops).Median
-	}
-	if len(b.restore) > 0 {
-		r.RestoreMBPerS, r.RawGetMBPerS = statOf(b.restore).Median, statOf(b.raw).Median
 	}
 	return r
 }
@@ -358,14 +350,27 @@ func (s *session) sent(ctx context.Context) (uint64, error) {
 	return sent, nil
 }
 
-// runningSince is when the job's attempt began to read.
-func (s *session) runningSince() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range s.states {
-		if e.State == processor.JobRunning {
-			return e.At
+// awaitRunning returns when the job's attempt began to read.
+func (s *session) awaitRunning(ctx context.Context) (time.Time, error) {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		for _, e := range s.states {
+			if e.State == processor.JobRunning {
+				s.mu.Unlock()
+				return e.At, nil
+			}
+		}
+		err := s.failed
+		s.mu.Unlock()
+		if err != nil {
+			return time.Time{}, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return time.Time{}, fmt.Errorf("waiting for the job to run: %w", ctx.Err())
 		}
 	}
-	return time.Time{}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime/pprof"
-	"time"
 
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/state/codec"
@@ -30,6 +29,8 @@ type Result struct {
 	Checkpoints            int     `json:"checkpoints"` // of all of Weir's runs
 	AllocsPerEvent         float64 `json:"allocs_per_event"`
 	BaselineAllocsPerEvent float64 `json:"baseline_allocs_per_event"`
+	CPUMicros              float64 `json:"cpu_us_per_event"` // of the process, embedded server included
+	BaselineCPUMicros      float64 `json:"baseline_cpu_us_per_event"`
 	BaselineRates          Stat    `json:"baseline_rates"`
 	WeirRates              Stat    `json:"weir_rates"`
 	BatchRates             *Stat   `json:"batch_baseline_rates,omitempty"`
@@ -37,9 +38,10 @@ type Result struct {
 
 // samples collects the pairs.
 type samples struct {
-	base, batch, weir       []float64 // events per second
-	baseAllocs, weirAllocs  []float64 // per event
-	checkpoints, weirEvents int
+	base, batch, weir      []float64 // events per second
+	baseAllocs, weirAllocs []float64 // per event
+	baseCPU, weirCPU       []float64 // microseconds per event
+	checkpoints            int
 }
 
 func (s *samples) result(cfg Config, name string) Result {
@@ -54,20 +56,21 @@ func (s *samples) result(cfg Config, name string) Result {
 		r.RatioBatch, r.RatioBatchMin, r.RatioBatchMax = q.Median, q.Min, q.Max
 	}
 	r.AllocsPerEvent, r.BaselineAllocsPerEvent = statOf(s.weirAllocs).Median, statOf(s.baseAllocs).Median
+	r.CPUMicros, r.BaselineCPUMicros = statOf(s.weirCPU).Median, statOf(s.baseCPU).Median
 	return r
 }
 
 // byHand times one baseline run.
 func (s *samples) byHand(cfg Config, rates *[]float64, run func() error) error {
 	before := settle()
-	begin := time.Now()
 	if err := run(); err != nil {
 		return err
 	}
-	elapsed := time.Since(begin)
-	*rates = append(*rates, perSecond(cfg.Events, elapsed))
+	spent := before.since()
+	*rates = append(*rates, perSecond(cfg.Events, spent.elapsed))
 	if rates == &s.base {
-		s.baseAllocs = append(s.baseAllocs, float64(mallocs()-before)/float64(cfg.Events))
+		s.baseAllocs = append(s.baseAllocs, float64(spent.mallocs)/float64(cfg.Events))
+		s.baseCPU = append(s.baseCPU, float64(spent.cpu.Microseconds())/float64(cfg.Events))
 	}
 	return nil
 }
@@ -75,6 +78,7 @@ func (s *samples) byHand(cfg Config, rates *[]float64, run func() error) error {
 func (s *samples) weirRun(cfg Config, run weirRun) {
 	s.weir = append(s.weir, perSecond(cfg.Events, run.elapsed))
 	s.weirAllocs = append(s.weirAllocs, float64(run.mallocs)/float64(cfg.Events))
+	s.weirCPU = append(s.weirCPU, float64(run.cpu.Microseconds())/float64(cfg.Events))
 	s.checkpoints += len(run.checkpoints)
 }
 

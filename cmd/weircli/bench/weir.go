@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -171,9 +170,8 @@ func (s *session) stop(ctx context.Context) error {
 
 // weirRun is one timed run.
 type weirRun struct {
-	elapsed     time.Duration
+	usage
 	checkpoints []processor.CheckpointEvent
-	mallocs     uint64
 }
 
 // timed runs a fresh job over n records to the checkpoint that holds them all, and hands the session to check before it ends.
@@ -183,31 +181,18 @@ func timed(ctx context.Context, cfg Config, url string, t *processor.Topology, j
 		return weirRun{}, err
 	}
 	before := settle()
-	begin := time.Now()
 	s.start(ctx)
 	err = s.await(ctx, uint64(n))
 	var last processor.CheckpointEvent
 	if err == nil {
 		last, err = s.job.Checkpoint(ctx)
 	}
-	run := weirRun{elapsed: time.Since(begin), mallocs: mallocs() - before}
+	run := weirRun{usage: before.since()}
 	if err == nil {
 		err = check(s, last.Checkpoint)
 	}
 	run.checkpoints = s.taken()
 	return run, errors.Join(err, s.stop(ctx))
-}
-
-// settle collects garbage, so that no run pays for the one before, and returns the number of allocations so far.
-func settle() uint64 {
-	runtime.GC()
-	return mallocs()
-}
-
-func mallocs() uint64 {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.Mallocs
 }
 
 // ackError reads a publish acknowledgement.
