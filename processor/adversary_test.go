@@ -211,3 +211,44 @@ func TestOvertakenWhileLoadingIsFencedNotFailed(t *testing.T) {
 		checkCounts(t, m, "acme", map[string]int64{"x": 21})
 	})
 }
+
+// payload is a broker that takes records of up to 1 MiB, as servers do by default, and is slow to read.
+type payload struct{ *processortest.Memory }
+
+func (b *payload) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object) ([]byte, error) {
+	time.Sleep(10 * time.Millisecond)
+	return b.Memory.Get(ctx, tenant, ref)
+}
+
+func (b *payload) Do(ctx context.Context, job tenants.JobID, r barriers.Request) barriers.Reply {
+	if len(r.Value) > 1<<20 {
+		return barriers.Reply{Status: barriers.Rejected, Err: fmt.Errorf("maximum payload exceeded: %d", len(r.Value))}
+	}
+	return b.Memory.Do(ctx, job, r)
+}
+
+// Chains that grow while merges lag behind must not make a manifest that no server takes.
+func TestManifestOfAWideJobStaysSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &payload{newMemory("acme")}
+		w := startWorker(t, m, "w1", processor.Listener{})
+		const p = 400
+		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{Parallelism: p, KeyGroups: p})
+		w.run()
+		want := map[string]int64{}
+		for range 40 {
+			for i := range 3 * p {
+				word := fmt.Sprintf("w%d", i)
+				want[word]++
+				publishWords(t, m.Memory, "acme", word)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		time.Sleep(20 * time.Second)
+		if s := j.Status(); s.State != processor.JobRunning || s.Epoch != 1 {
+			t.Errorf("the job is %s in epoch %d: %.300v", s.State, s.Epoch, s.Err)
+		}
+		w.crash(t)
+		checkCounts(t, m.Memory, "acme", want)
+	})
+}

@@ -51,6 +51,7 @@ type attempt struct {
 	waiters  []waiter
 	garbage  []barriers.Object // uploaded by this attempt for checkpoints that were aborted
 	merges   map[string]*merge
+	held     bool // the commit of the current checkpoint waits for merges
 	cleaning bool
 	roomMade time.Time // when a full bucket was last cleaned up
 	paused   bool
@@ -133,6 +134,9 @@ func (a *attempt) handle(ev ctlEvent) {
 		a.onSnapshot(now, ev.snapshot)
 	case ctlWaits:
 		a.log.Warn("a snapshot cannot be stored for now: the checkpoint waits", "err", ev.err)
+		if a.coord == nil {
+			return
+		}
 		a.coord.Extend(now)
 		if errors.Is(ev.err, ErrFull) {
 			a.makeRoom(now)

@@ -88,6 +88,15 @@ func (a *attempt) onUploaded(now time.Time, ev ctlUploaded) {
 // commit writes the manifest and then the head: the commit point.
 func (a *attempt) commit(id uint64) {
 	cp := a.current
+	if a.mustMerge(cp) {
+		a.held = true // onMerged goes on
+		return
+	}
+	a.commitNow(id)
+}
+
+func (a *attempt) commitNow(id uint64) {
+	cp := a.current
 	cp.acked = a.drv.now()
 	cp.manifest = a.compose(cp)
 	rec, m, retain := a.rec, cp.manifest, a.cfg.Checkpoint.Retained

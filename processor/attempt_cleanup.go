@@ -54,15 +54,49 @@ func outgrown(chain []barriers.Object, maxDeltas int) bool {
 	return deltas > 1 && (deltas >= maxDeltas || deltas >= 4 && delta > base)
 }
 
+// maxManifestObjects is how many objects a manifest may name while a merge that would make them fewer is under way: at some 300
+// bytes each they must fit into one message, 1 MiB on most servers.
+const maxManifestObjects = 2000
+
+// mustMerge reports whether the commit must wait for merges, lest the manifest become too large for the server.
+func (a *attempt) mustMerge(cp *pendingCheckpoint) bool {
+	objects := 0
+	for _, chain := range a.chains {
+		objects += len(chain)
+	}
+	for _, r := range cp.results {
+		objects += len(r.allObjects())
+	}
+	if objects <= maxManifestObjects {
+		return false
+	}
+	a.startMerges()
+	for _, mg := range a.merges {
+		if mg.running {
+			return true
+		}
+	}
+	return false
+}
+
 func (a *attempt) onMerged(ev ctlMerged) {
 	mg := a.merges[ev.operator]
 	if ev.err != nil {
 		a.log.Warn("merging a snapshot chain", "operator", ev.operator, "err", ev.err)
 		a.garbage = append(a.garbage, ev.merged...)
 		delete(a.merges, ev.operator)
-		return
+	} else {
+		mg.running, mg.objects = false, ev.merged
 	}
-	mg.running, mg.objects = false, ev.merged
+	for _, other := range a.merges {
+		if other.running {
+			return
+		}
+	}
+	if a.held {
+		a.held = false
+		a.commitNow(a.current.id)
+	}
 }
 
 // roomEvery is the least time between two searches for orphans in a full bucket.

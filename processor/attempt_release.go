@@ -21,7 +21,12 @@ func (a *attempt) ask(ctx context.Context, io effects) barriers.Ask {
 			}
 			return barriers.Reply{Status: barriers.OK}
 		}
-		return io.Do(ctx, a.job, r)
+		reply := io.Do(ctx, a.job, r)
+		if reply.Status == barriers.Full && r.Op == barriers.OpWriteRecord {
+			// The bucket of all jobs' checkpoints: clean-up of what this one no longer needs makes room in it.
+			a.onWait(fmt.Errorf("record %s: %w: %w", r.Key, ErrFull, reply.Err))
+		}
+		return reply
 	}
 }
 

@@ -135,7 +135,7 @@ func (j *Job) attempt(ctx context.Context, observed *barriers.HeadRecord) error 
 	j.progress.newAttempt()
 	build := func(d driver) *attempt {
 		return &attempt{
-			job: j.id, topo: j.topo, cfg: j.cfg, needs: j.needs, worker: j.rt.cfg.Worker, nonce: j.rt.process + newNonce()[:13],
+			job: j.id, topo: j.topo, cfg: j.cfg, needs: j.needs, worker: j.rt.cfg.Worker, nonce: j.rt.process + newNonce()[:processLen],
 			drv: d, log: j.log, ctx: ctx, progress: &j.progress, observed: observed,
 			listen: Listener{
 				Job: func(ev JobEvent) {
@@ -257,7 +257,7 @@ func (j *Job) mayTake(ctx context.Context, watch *takeoverWatch) (bool, *barrier
 	if rec.Head.State == barriers.StateDeleted || rec.Head.State == barriers.StateStopped {
 		return true, rec, nil
 	}
-	beat, err := j.rt.cfg.Broker.LastHeartbeat(ctx, rec.Head.Worker)
+	beat, err := j.rt.cfg.Broker.LastHeartbeat(ctx, heartbeatID(rec.Head.Worker, rec.Head.Owner))
 	if err != nil {
 		return false, nil, err
 	}

@@ -40,14 +40,15 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 		cfg.Worker = newNonce()
 	}
 	cfg.Listener = cfg.Listener.guarded(cfg.Logger)
-	return &Runtime{cfg: cfg, process: newNonce()[:13], starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{}}, nil
+	return &Runtime{cfg: cfg, process: newNonce()[:processLen], starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{}}, nil
 }
 
 // Worker returns this worker's ID.
 func (r *Runtime) Worker() string { return r.cfg.Worker }
 
 // Deploy adds a job: the topology for one tenant. It checks names, configuration, parameters and, against the broker, every
-// stream the job needs, and returns all problems at once; nothing is started then. The job runs when Run does.
+// stream the job needs, and returns all problems at once; nothing is started then. The job runs when Run does. A broker that does
+// not answer for now is no problem of the job: it is checked when it starts.
 func (r *Runtime) Deploy(ctx context.Context, t *Topology, tenant tenants.ID, cfg JobConfig) (*Job, error) {
 	if t == nil {
 		return nil, errors.New("deploying a nil topology: Build returned an error that was not handled")
@@ -64,11 +65,17 @@ func (r *Runtime) Deploy(ctx context.Context, t *Topology, tenant tenants.ID, cf
 	if err := t.ValidateParams(params); err != nil {
 		return nil, fmt.Errorf("deploying job %s: %w", id, err)
 	}
+	if n := cfg.Parallelism * t.width(); n > maxWidth {
+		return nil, fmt.Errorf("deploying job %s: parallelism %d times %d operators with state and sinks may need %d snapshot objects a checkpoint, %d fit into a manifest: use parallelism %d or less",
+			id, cfg.Parallelism, t.width(), n, maxWidth, maxWidth/t.width())
+	}
 	needs := t.Needs(id, r.cfg.Broker.Namespace())
 	if err := cfg.apply(&needs); err != nil {
 		return nil, fmt.Errorf("deploying job %s: %w", id, err)
 	}
-	if _, err := r.cfg.Broker.Check(ctx, needs); err != nil {
+	if _, err := r.cfg.Broker.Check(ctx, needs); errors.Is(err, ErrUnavailable) {
+		r.cfg.Logger.Warn("deploying a job unchecked: the streams are looked at when it starts", "tenant", string(tenant), "job", id.Name, "err", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("deploying job %s: %w", id, err)
 	}
 	return r.add(id, t, cfg, needs)
@@ -173,13 +180,22 @@ func (r *Runtime) Drain(ctx context.Context) error {
 	return nil
 }
 
+// heartbeatID names the heart of one process of a worker: a process that came back under its predecessor's ID does not keep alive what
+// the dead one owned and it does not deploy. process is what the nonces of its attempts begin with.
+func heartbeatID(worker, process string) string {
+	return worker + "." + process[:min(len(process), processLen)]
+}
+
+// processLen is the length of what the nonces of one process's attempts begin with.
+const processLen = 13
+
 // heartbeats says that this worker lives, for standbys. A missed beat costs at most a needless takeover.
 func (r *Runtime) heartbeats(ctx context.Context) {
 	ticker := time.NewTicker(r.cfg.HeartbeatInterval)
 	defer ticker.Stop()
 	for {
 		beat, cancel := context.WithTimeout(ctx, r.cfg.HeartbeatInterval)
-		if err := r.cfg.Broker.Heartbeat(beat, r.cfg.Worker); err != nil && ctx.Err() == nil {
+		if err := r.cfg.Broker.Heartbeat(beat, heartbeatID(r.cfg.Worker, r.process)); err != nil && ctx.Err() == nil {
 			r.cfg.Logger.Warn("writing the heartbeat", "err", err)
 		}
 		cancel()

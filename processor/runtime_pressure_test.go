@@ -189,6 +189,9 @@ func TestDeployRefusesWithEveryProblem(t *testing.T) {
 	if _, err := w.rt.Deploy(t.Context(), counting(t, nil), "acme", processor.JobConfig{}); err == nil || !strings.Contains(err.Error(), "deployed already") {
 		t.Errorf("the same job twice: %v", err)
 	}
+	if _, err := w.rt.Deploy(t.Context(), counting(t, nil), "acme", processor.JobConfig{Name: "wide", Parallelism: 1000, KeyGroups: 4096}); err == nil || !strings.Contains(err.Error(), "parallelism 666") {
+		t.Errorf("a job too wide for a manifest: %v", err)
+	}
 	if _, err := w.rt.Deploy(t.Context(), nil, "acme", processor.JobConfig{}); err == nil {
 		t.Error("a nil topology is accepted")
 	}

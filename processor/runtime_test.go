@@ -261,3 +261,26 @@ func TestCheckpointOnDemandAndOpenState(t *testing.T) {
 		w.crash(t)
 	})
 }
+
+// A worker that comes back under its ID without a job it owned must not keep others from it with its heartbeat.
+func TestAJobThatItsWorkerNoLongerDeploysIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory("acme", "globex")
+		first := startWorker(t, m, "w1", processor.Listener{})
+		first.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
+		first.run()
+		time.Sleep(time.Second)
+		first.crash(t)
+		again, other := startWorker(t, m, "w1", processor.Listener{}), startWorker(t, m, "w2", processor.Listener{})
+		again.deploy(t, counting(t, nil), "globex", processor.JobConfig{})
+		j := other.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
+		again.run()
+		other.run()
+		time.Sleep(30 * time.Second)
+		if s := j.Status(); s.State != processor.JobRunning {
+			t.Errorf("the job is %s of %s", s.State, s.Owner)
+		}
+		again.crash(t)
+		other.crash(t)
+	})
+}

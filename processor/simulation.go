@@ -27,6 +27,8 @@ type SimulationConfig struct {
 	Faults int
 	// Inputs are called one by one at random moments, each publishing something.
 	Inputs []func() error
+	// Vary draws parallelism, merging and retention anew for every attempt.
+	Vary bool
 	// MaxSteps bounds the run. Zero: 200,000.
 	MaxSteps int
 

@@ -60,14 +60,14 @@ func simVerdict(t *testing.T, seed uint64, mutant string) (string, processor.Sim
 	broker.AddStream("acme", "acme.>")
 	parallelism := 1 + int(seed%3)
 	cfg := processor.SimulationConfig{
-		Seed: seed, Broker: broker, Clock: clock, Topology: topology, Tenant: "acme", Faults: 12,
+		Seed: seed, Broker: broker, Clock: clock, Topology: topology, Tenant: "acme", Faults: []int{12, 5, 30}[seed%3], Vary: seed%2 == 0,
 		Job: processor.JobConfig{
 			Parallelism: parallelism, KeyGroups: 8, MergeAfter: 2,
 			Checkpoint: processor.CheckpointConfig{Interval: 15 * time.Millisecond, Timeout: 400 * time.Millisecond, Retained: 1 + int(seed%2)},
 		},
 	}
 	want := map[string]int64{}
-	for i := range 40 {
+	for i := range []int{40, 120, 300}[seed/3%3] {
 		key := fmt.Sprintf("k%d", i%5)
 		if i%13 == 12 {
 			key = "bad"

@@ -49,9 +49,15 @@ func (w *simWorker) begin() {
 	s := w.sim
 	s.nonces++
 	s.result.Attempts++
+	cfg := s.cfg.Job
+	if s.cfg.Vary {
+		cfg.Parallelism = 1 + s.rng.IntN(min(5, cfg.KeyGroups))
+		cfg.MergeAfter = 1 + s.rng.IntN(3)
+		cfg.Checkpoint.Retained = 1 + s.rng.IntN(3)
+	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.att = &attempt{
-		job: s.job, topo: s.cfg.Topology, cfg: s.cfg.Job, needs: s.needs, worker: w.id, nonce: fmt.Sprintf("nonce%d", s.nonces),
+		job: s.job, topo: s.cfg.Topology, cfg: cfg, needs: s.needs, worker: w.id, nonce: fmt.Sprintf("nonce%d", s.nonces),
 		drv: w, log: slog.New(slog.DiscardHandler), ctx: w.ctx, progress: &progress{},
 		listen: Listener{
 			Checkpoint:       func(CheckpointEvent) { s.result.Checkpoints++ },

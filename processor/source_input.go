@@ -89,6 +89,9 @@ func (s *sourceInput) snapshot() barriers.Source {
 // batch runs the records of a batch through the operators. A barrier in it may block the input: the rest is kept.
 func (t *task) batch(input int, in *taskInput, ev evBatch) {
 	s, records := in.source, ev.batch.Records
+	if ev.batch.Reset {
+		s.reset(ev.batch)
+	}
 	unnoted, passed := 0, uint64(0)
 	defer func() { t.counts.in += passed }()
 	for i := range records {
@@ -107,7 +110,7 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 			unnoted = i + 1
 			if t.cut(input, checkpoint) {
 				rest := ev
-				rest.batch.Records = records[i+1:]
+				rest.batch.Records, rest.batch.Reset = records[i+1:], false
 				in.putBack(rest)
 				return
 			}
@@ -133,6 +136,14 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 	s.position = max(s.position, ev.batch.Position)
 	s.tail.note(s, records[unnoted:])
 	t.done(input)
+}
+
+// reset forgets what was read of a stream that is another one now.
+func (s *sourceInput) reset(b Batch) {
+	s.position, s.tail = b.Position, tail{}
+	if len(b.Records) > 0 {
+		s.position = b.Records[0].Seq - 1
+	}
 }
 
 // originOf says which record the elements that follow are made of.

@@ -242,6 +242,20 @@ func (t *Topology) BarriersAtReader() bool {
 	return false
 }
 
+// maxWidth bounds the objects that one checkpoint may add to a manifest, which must fit one message of 1 MiB.
+const maxWidth = 2000
+
+// width is the number of snapshot objects that a checkpoint has for each subtask at least: states, sinks, dead letters.
+func (t *Topology) width() int {
+	n := len(t.stateful()) + 1
+	for _, o := range t.nodes {
+		if o.sink != nil && !o.sink.atLeastOnce {
+			n++
+		}
+	}
+	return n
+}
+
 // stateful returns the operators with keyed state or timers, by name.
 func (t *Topology) stateful() []*node {
 	var out []*node

@@ -26,6 +26,9 @@ type Batch struct {
 	Position uint64
 	// Pending is the number of matching messages behind this batch when its last record was delivered.
 	Pending uint64
+	// Reset says that the stream is not the one that was read before, or lost its end, and that the job goes on (AllowDataLoss):
+	// sequences may begin again below what was delivered.
+	Reset bool
 }
 
 // Reader reads one source's stream in order. It reopens itself after gaps, reconnects and leader changes, and returns an error
@@ -177,11 +180,11 @@ type SnapshotStore interface {
 // CommitLog executes the requests of the protocols, but for OpPublish and OpWait, which the attempt carries out itself.
 type CommitLog interface {
 	Do(ctx context.Context, job tenants.JobID, r barriers.Request) barriers.Reply
-	// Heartbeat writes this worker's heartbeat.
-	Heartbeat(ctx context.Context, worker string) error
-	// LastHeartbeat returns the revision of a worker's heartbeat, 0 if it has none. A revision that does not move on the
-	// caller's own clock means the worker is gone.
-	LastHeartbeat(ctx context.Context, worker string) (uint64, error)
+	// Heartbeat writes the heartbeat of a worker's process; id is {worker}.{process}. It may forget one that is a day old.
+	Heartbeat(ctx context.Context, id string) error
+	// LastHeartbeat returns the revision of a heartbeat, 0 if there is none. A revision that does not move on the caller's own
+	// clock means that the process is gone.
+	LastHeartbeat(ctx context.Context, id string) (uint64, error)
 }
 
 // Broker is all of it.
