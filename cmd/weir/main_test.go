@@ -41,7 +41,11 @@ type child struct {
 
 func start(t *testing.T, args ...string) *child {
 	t.Helper()
-	c := &child{t: t, cmd: exec.Command(os.Args[0], args...), ended: make(chan struct{}), more: make(chan struct{})}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{t: t, cmd: exec.Command(self, args...), ended: make(chan struct{}), more: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), "WEIR_TEST_CHILD=1")
 	c.cmd.Dir = t.TempDir()
 	out, err := c.cmd.StdoutPipe()
@@ -143,17 +147,17 @@ func TestDevSurvivesKill(t *testing.T) {
 	port, data := freePort(t), t.TempDir()
 	url := fmt.Sprintf("nats://127.0.0.1:%d", port)
 	dev := func(more ...string) *child {
-		return start(t, append([]string{"dev", "--port", fmt.Sprint(port), "--data", data, "--checkpoint-interval", "50ms"}, more...)...)
+		return start(t, append([]string{"dev", "--port", fmt.Sprint(port), "--data", data, "--checkpoint-interval", "100ms"}, more...)...)
 	}
 	for round := range 3 {
-		c := dev("--rate", "400")
+		c := dev("--rate", "200")
 		c.await(fmt.Sprintf("acme/wordcount        running, epoch %d", round+1), 1)
 		c.await("results out", 1+round)
 		if code := c.signal(syscall.SIGKILL); code != -1 {
 			t.Fatalf("killed, but the exit code is %d", code)
 		}
 	}
-	c := dev("--rate", "400")
+	c := dev("--rate", "200")
 	c.await("results out", 2)
 	if code := c.signal(os.Interrupt); code != 0 {
 		out, _ := c.output()

@@ -164,10 +164,10 @@ func printCheckpoint(w io.Writer, rs []bench.CheckpointResult) {
 	if len(rs) > 0 {
 		fmt.Fprintf(w, "checkpoint: %d keys held, median of %d pairs\n", rs[0].Keys, rs[0].Pairs)
 	}
-	fmt.Fprintln(w, "changed\tstandstill p50/p99 ms\tcheckpoint p50 ms\tuploaded\tbroker messages\tupdates/s without\twith\tratio (spread)\trestore MB/s\traw get MB/s")
+	fmt.Fprintln(w, "changed\tstandstill p50/p99 ms\tcheckpoint p50 ms\tuploaded\tbroker messages\tupdates/s without\twith\tratio (spread)\trestore MB/s (keys/s)\traw get MB/s")
 	for _, r := range rs {
-		fmt.Fprintf(w, "%s\t%.3f / %.3f\t%.0f\t%s\t%.0f\t%.0f\t%.0f\t%.2f (%.2f–%.2f)\t%.0f\t%.0f\n", r.Changed, r.StandstillP50, r.StandstillP99, r.DurationP50,
-			byteCount(int64(r.BytesUploaded)), r.Operations, r.WithoutPerS, r.WithPerS, r.Ratio, r.RatioMin, r.RatioMax, r.RestoreMBPerS, r.RawGetMBPerS)
+		fmt.Fprintf(w, "%s\t%.3f / %.3f\t%.0f\t%s\t%.0f\t%.0f\t%.0f\t%.2f (%.2f–%.2f)\t%.0f (%.1f M)\t%.0f\n", r.Changed, r.StandstillP50, r.StandstillP99, r.DurationP50,
+			byteCount(int64(r.BytesUploaded)), r.Operations, r.WithoutPerS, r.WithPerS, r.Ratio, r.RatioMin, r.RatioMax, r.RestoreMBPerS, r.RestoreKeys/1e6, r.RawGetMBPerS)
 	}
 }
 

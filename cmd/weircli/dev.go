@@ -45,7 +45,7 @@ last checkpoint was committed.
 With --url it uses a server that runs already, and starts none. Several such workers may run: one owns a job, the others stand
 by and take over when it goes. Each publishes sample input of its own, unless --rate is 0.`,
 		Example: fmt.Sprintf(`  %[1]s dev
-  %[1]s dev --port 4333 --data /tmp/weir --tenants acme,globex,initech --rate 100
+  %[1]s dev --port 4333 --data ./other --tenants acme,globex,initech --rate 100
   %[1]s dev --checkpoint-interval 500ms --sync-always
   %[1]s dev --url nats://127.0.0.1:4222 --rate 0        # a second worker beside the first`, app.Name),
 		RunE: func(cmd *cobra.Command, _ []string) error {

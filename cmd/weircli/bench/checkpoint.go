@@ -34,8 +34,9 @@ type CheckpointResult struct {
 	DurationP50    float64 `json:"duration_p50_ms"`
 	BytesUploaded  float64 `json:"bytes_per_checkpoint"`
 	Operations     float64 `json:"operations_per_checkpoint"` // messages Weir sent to the broker, snapshot chunks included
-	RestoreBytes   int64   `json:"restore_bytes"`
-	RestoreMBPerS  float64 `json:"restore_mb_per_s"` // from the acquired head to the running job
+	RestoreBytes   int64   `json:"restore_bytes"`             // of objects, compressed
+	RestoreMBPerS  float64 `json:"restore_mb_per_s"`          // from the acquired head to the running job
+	RestoreKeys    float64 `json:"restore_keys_per_s"`
 	RawGetMBPerS   float64 `json:"raw_get_mb_per_s"` // the same objects with nats.go's object store
 	AllocsPerEvent float64 `json:"allocs_per_event"`
 }
@@ -329,7 +330,7 @@ func (b *checkpointBench) result() CheckpointResult {
 		WithoutPerS: statOf(b.without).Median, WithPerS: statOf(b.with).Median, Ratio: q.Median, RatioMin: q.Min, RatioMax: q.Max,
 		Checkpoints:   len(b.frozen),
 		StandstillP50: millis(quantile(b.frozen, 0.5)), StandstillP99: millis(quantile(b.frozen, 0.99)), DurationP50: millis(quantile(b.took, 0.5)),
-		RestoreBytes: b.restored, RestoreMBPerS: statOf(b.restore).Median, RawGetMBPerS: statOf(b.raw).Median, AllocsPerEvent: statOf(b.mallocs).Median,
+		RestoreBytes: b.restored, RestoreMBPerS: statOf(b.restore).Median, RestoreKeys: statOf(b.restore).Median * 1e6 / float64(b.restored) * float64(b.cfg.Keys), RawGetMBPerS: statOf(b.raw).Median, AllocsPerEvent: statOf(b.mallocs).Median,
 	}
 	if len(b.bytes) > 0 {
 		r.BytesUploaded, r.Operations = statOf(b.bytes).Median, statOf(b.ops).Median
