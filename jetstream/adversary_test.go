@@ -20,7 +20,7 @@ func TestFreshReaderOnATrimmedStream(t *testing.T) {
 	w.stream(cfg)
 	w.publish("acme.orders.a", 30) // 21 to 30 are there
 	spec := orders(20)
-	spec.Fresh = true
+	spec.Job, spec.Source, spec.Fresh = job, "orders", true
 	w.publish("acme.orders.a", 5)
 	r := w.open(spec)
 	batch, err := r.Next(context.Background())

@@ -34,13 +34,21 @@ func (b *Broker) request(ctx context.Context, p Purpose, op string, m *nats.Msg)
 	if fault == Drop {
 		return nil, errInjected
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	rctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	reply, err := c.nc.RequestMsgWithContext(ctx, m)
+	reply, err := c.nc.RequestMsgWithContext(rctx, m)
 	if fault == LoseReply {
 		return nil, errInjected
 	}
-	return reply, err
+	return reply, ownTimeout(ctx, err)
+}
+
+// ownTimeout tells the end of a request's own time from the end of the caller's context.
+func ownTimeout(ctx context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nats.ErrTimeout
+	}
+	return err
 }
 
 // api calls the JetStream API: verb is the subject behind $JS.API. req and resp are JSON values, nil for none. An error the

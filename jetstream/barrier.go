@@ -22,7 +22,7 @@ func (b *Broker) PublishBarrier(ctx context.Context, stream, subject string, pay
 	}
 	facts, err := b.facts(ctx, stream)
 	if err != nil {
-		return fmt.Errorf("publish barrier: %w", err)
+		return asTransient(ctx, fmt.Errorf("publish barrier: %w", err))
 	}
 	h := nats.Header{
 		hdrExpectedStream:      {stream},
@@ -37,7 +37,7 @@ func (b *Broker) PublishBarrier(ctx context.Context, stream, subject string, pay
 		h[hdrRollup] = []string{"sub"}
 	}
 	if _, err := b.publishOne(ctx, Control, &nats.Msg{Subject: subject, Header: h, Data: payload}); err != nil {
-		return fmt.Errorf("publish barrier of job %s/%s into stream %s: %w", barrier.Tenant, barrier.Job, stream, err)
+		return asTransient(ctx, fmt.Errorf("publish barrier of job %s/%s into stream %s: %w", barrier.Tenant, barrier.Job, stream, err))
 	}
 	return nil
 }

@@ -14,20 +14,27 @@ import (
 
 // Check implements processor.Transport.
 func (b *Broker) Check(ctx context.Context, needs processor.Needs) ([]processor.Finding, error) {
-	r := &resolver{b: b, needs: needs, dry: true, infos: map[string]*js.StreamInfo{}}
+	r := b.resolver(needs)
+	r.dry = true
 	_, err := r.resolve(ctx)
-	return r.findings, err
+	return r.findings, asTransient(ctx, err)
 }
 
 // Bind implements processor.Transport. Its error names every problem and is terminal, unless the server did not answer. Nothing
 // is created before everything that is there was found good.
 func (b *Broker) Bind(ctx context.Context, needs processor.Needs) (processor.Bindings, error) {
-	if _, err := b.Check(ctx, needs); err != nil {
-		return processor.Bindings{}, asFull(ctx, err)
-	}
-	r := &resolver{b: b, needs: needs, infos: map[string]*js.StreamInfo{}}
+	r := b.resolver(needs)
+	r.dry = true
 	bindings, err := r.resolve(ctx)
-	return bindings, asFull(ctx, err)
+	if err == nil {
+		r.dry, r.findings = false, nil // what the first pass has learned still holds
+		bindings, err = r.resolve(ctx)
+	}
+	return bindings, asTransient(ctx, err)
+}
+
+func (b *Broker) resolver(needs processor.Needs) *resolver {
+	return &resolver{b: b, needs: needs, infos: map[string]*js.StreamInfo{}, names: map[string][]string{}}
 }
 
 // resolver answers one job's needs.
@@ -36,6 +43,7 @@ type resolver struct {
 	needs    processor.Needs
 	dry      bool
 	infos    map[string]*js.StreamInfo
+	names    map[string][]string // streams by the subject they were asked for
 	findings []processor.Finding
 }
 
@@ -125,6 +133,7 @@ func (r *resolver) locate(ctx context.Context, n need) (*js.StreamInfo, error) {
 		return nil, nil
 	case missing && n.create != nil:
 		info, err = r.b.createStream(ctx, *n.create)
+		clear(r.names)
 	case missing:
 		r.find(processor.Finding{Subject: n.subject, Stream: name, Has: "no such stream", Needs: "it", Fix: n.hint})
 		return nil, nil
@@ -143,6 +152,10 @@ func (r *resolver) locate(ctx context.Context, n need) (*js.StreamInfo, error) {
 func (r *resolver) capturing(ctx context.Context, filters []string) ([]string, error) {
 	var all []string
 	for _, f := range filters {
+		if names, known := r.names[f]; known {
+			all = append(all, names...)
+			continue
+		}
 		req := struct {
 			Subject string `json:"subject"`
 		}{f}
@@ -152,6 +165,7 @@ func (r *resolver) capturing(ctx context.Context, filters []string) ([]string, e
 		if err := r.b.api(ctx, "STREAM.NAMES", req, &resp); err != nil {
 			return nil, err
 		}
+		r.names[f] = resp.Streams
 		all = append(all, resp.Streams...)
 	}
 	slices.Sort(all)

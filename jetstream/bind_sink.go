@@ -141,7 +141,9 @@ func (r *resolver) repair(ctx context.Context, c *checker, s processor.SinkNeed)
 	}
 	if r.dry {
 		r.find(processor.Finding{Subject: c.subject, Stream: cfg.Name, Has: "a stream of Weir's own that lacks atomic batches or TTLs, Weir will add them", Created: true})
-		cfg.AllowAtomicPublish, cfg.AllowMsgTTL = true, true
+		repaired := *c.info
+		repaired.Config.AllowAtomicPublish, repaired.Config.AllowMsgTTL = true, true
+		c.info = &repaired
 		return c.info, nil
 	}
 	info, err := r.b.complete(ctx, c.info, func(cfg *js.StreamConfig) { cfg.AllowAtomicPublish, cfg.AllowMsgTTL = true, true })

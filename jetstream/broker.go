@@ -41,6 +41,7 @@ type Broker struct {
 	started   bool
 	closed    bool
 	conns     map[Purpose]*conn
+	dials     map[Purpose]*dial      // tries under way
 	streams   map[string]streamFacts // what is known of output streams, by name
 	releasers map[string]*releaser   // by stream
 	buckets   map[string]bool        // snapshot buckets known to exist
@@ -56,7 +57,7 @@ func New(cfg Config) (*Broker, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Broker{
 		cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel,
-		conns: map[Purpose]*conn{}, streams: map[string]streamFacts{}, releasers: map[string]*releaser{}, buckets: map[string]bool{},
+		conns: map[Purpose]*conn{}, dials: map[Purpose]*dial{}, streams: map[string]streamFacts{}, releasers: map[string]*releaser{}, buckets: map[string]bool{},
 	}, nil
 }
 
@@ -71,14 +72,14 @@ func (b *Broker) Start(ctx context.Context) error {
 	b.started = true
 	b.mu.Unlock()
 	if err := b.checkServer(ctx); err != nil {
-		return fmt.Errorf("start broker: %w", err)
+		return asTransient(ctx, fmt.Errorf("start broker: %w", err))
 	}
 	if b.cfg.CheckOnly {
 		return nil
 	}
 	for _, cfg := range []js.StreamConfig{b.checkpointBucket(), b.workersBucket()} {
 		if _, err := b.ensureStream(ctx, cfg); err != nil {
-			return fmt.Errorf("start broker: create bucket %s: %w", cfg.Name, err)
+			return asTransient(ctx, fmt.Errorf("start broker: create bucket %s: %w", cfg.Name, err))
 		}
 	}
 	return nil
@@ -116,24 +117,57 @@ func (b *Broker) Conn(ctx context.Context, p Purpose) (*nats.Conn, error) {
 
 func (b *Broker) conn(ctx context.Context, p Purpose) (*conn, error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.closed || !b.started {
+		b.mu.Unlock()
 		return nil, ErrClosed
 	}
-	old := b.conns[p]
-	if old != nil && !old.nc.IsClosed() {
-		return old, nil
+	if c := b.conns[p]; c != nil && !c.nc.IsClosed() {
+		b.mu.Unlock()
+		return c, nil
 	}
-	nc, err := b.cfg.Provider.Conn(ctx, p)
-	if err != nil {
-		return nil, fmt.Errorf("open %s connection: %w", p, err)
+	// A server that does not answer takes seconds to find out about: all who need the connection wait for one try.
+	d := b.dials[p]
+	if d == nil {
+		d = &dial{done: make(chan struct{})}
+		b.dials[p] = d
+		b.wg.Go(func() { b.dial(p, d) })
 	}
-	if old != nil {
+	b.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.c, d.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// dial is one try to open a connection. c and err are set when done is closed.
+type dial struct {
+	done chan struct{}
+	c    *conn
+	err  error
+}
+
+func (b *Broker) dial(p Purpose, d *dial) {
+	defer close(d.done)
+	nc, err := b.cfg.Provider.Conn(b.ctx, p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.dials, p)
+	switch {
+	case err != nil:
+		d.err = fmt.Errorf("open %s connection: %w", p, err)
+		return
+	case b.closed:
+		nc.Close()
+		d.err = ErrClosed
+		return
+	}
+	if old := b.conns[p]; old != nil {
 		old.close()
 	}
-	c := newConn(nc)
-	b.conns[p] = c
-	return c, nil
+	d.c = newConn(nc)
+	b.conns[p] = d.c
 }
 
 // spawn runs f in a goroutine that Close waits for; false: the broker is closed.

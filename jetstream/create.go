@@ -91,7 +91,7 @@ func (b *Broker) createStream(ctx context.Context, cfg js.StreamConfig) (*js.Str
 		return b.streamInfo(ctx, cfg.Name) // another worker was faster, with other settings
 	}
 	if err != nil {
-		return nil, asFull(ctx, fmt.Errorf("create stream %s: %w", cfg.Name, err))
+		return nil, asTransient(ctx, fmt.Errorf("create stream %s: %w", cfg.Name, err))
 	}
 	return &info, nil
 }

@@ -3,7 +3,9 @@
 //
 // Invariant: it executes what the state machines ask for and decides nothing of its own. A reply it gives is never better than
 // what is known: an acknowledgement that did not come is barriers.Unknown, not a failure. What must be current is read through
-// the stream's leader. A reader passes on every matching record of its stream in order, without a gap, or returns an error.
+// the stream's leader. A reader passes on every matching record of its stream in order, without a gap, or returns an error, also
+// where limits or a purge remove input under it (overtake.go says how it knows, and what it cannot know). An error that only says
+// that the broker does not answer for now is processor.ErrUnavailable, one that says that there is no room is processor.ErrFull.
 //
 // The caller's duties:
 //

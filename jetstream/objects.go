@@ -73,7 +73,7 @@ func (b *Broker) Put(ctx context.Context, tenant tenants.ID, name string, data [
 		return ref, fmt.Errorf("store snapshot object %s: %w: %d bytes, at most %d are possible", ref.Name, errInvalid, len(data), maxObjectBytes)
 	}
 	if err := b.ensureBucket(ctx, bucket); err != nil {
-		return ref, fmt.Errorf("store snapshot object %s: %w", ref.Name, err)
+		return ref, asTransient(ctx, fmt.Errorf("store snapshot object %s: %w", ref.Name, err))
 	}
 	id := chunkID(tenant, name, nuid.Next())
 	err := b.putObject(ctx, ref, id, data)
@@ -84,7 +84,7 @@ func (b *Broker) Put(ctx context.Context, tenant tenants.ID, name string, data [
 		b.forgetBucket(bucket) // deleted under us: the next put makes it again
 	}
 	b.dropChunks(bucket, id)
-	return ref, asFull(ctx, fmt.Errorf("store snapshot object %s in bucket %s: %w", ref.Name, bucket, err))
+	return ref, asTransient(ctx, fmt.Errorf("store snapshot object %s in bucket %s: %w", ref.Name, bucket, err))
 }
 
 func checkObjectName(name string) error {

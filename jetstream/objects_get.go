@@ -43,7 +43,7 @@ func (b *Broker) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object
 	}
 	info, err := b.objectInfo(ctx, bucket, ref.Name)
 	if err != nil {
-		return nil, asFull(ctx, fmt.Errorf("read snapshot object %s: %w", ref.Name, err))
+		return nil, asTransient(ctx, fmt.Errorf("read snapshot object %s: %w", ref.Name, err))
 	}
 	if info == nil {
 		return nil, fmt.Errorf("read snapshot object %s of bucket %s: %w", ref.Name, bucket, processor.ErrObjectMissing)
@@ -60,7 +60,7 @@ func (b *Broker) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object
 		return nil, corrupt("%v", short)
 	}
 	if err != nil {
-		return nil, asFull(ctx, fmt.Errorf("read snapshot object %s of bucket %s: %w", ref.Name, bucket, err))
+		return nil, asTransient(ctx, fmt.Errorf("read snapshot object %s of bucket %s: %w", ref.Name, bucket, err))
 	}
 	if digest := digestOf(data); digest != ref.Digest {
 		return nil, corrupt("%d of %d bytes are there, their digest is %s, not %s", len(data), ref.Bytes, digest, ref.Digest)
@@ -162,7 +162,7 @@ func (g *chunkGetter) window(ctx context.Context) (int, error) {
 		m, err := g.sub.NextMsgWithContext(mctx)
 		cancel()
 		if err != nil {
-			return came, fmt.Errorf("wait for chunk %d of %d: %w", g.got+1, g.info.Chunks, err)
+			return came, fmt.Errorf("wait for chunk %d of %d: %w", g.got+1, g.info.Chunks, ownTimeout(ctx, err))
 		}
 		switch m.Header.Get("Status") {
 		case "":

@@ -45,10 +45,14 @@ type reader struct {
 	pending  uint64
 	broken   error  // the session is of no use any more
 	heard    uint64 // counts what came, to tell silence
+	// Something may be missing behind doubtedAfter; buf holds what came then.
+	doubted      bool
+	doubtedAfter uint64
 
 	// Next's own: one goroutine calls it.
 	spec     processor.ReaderSpec // After and Tail move with what was handed over
 	handed   uint64
+	reset    bool               // the next batch is of another stream than what was handed over
 	tail     []processor.Record // the last records handed over
 	lastSize int
 	timer    *time.Timer
@@ -84,7 +88,7 @@ func (r *reader) Next(ctx context.Context) (processor.Batch, error) {
 		return processor.Batch{}, err
 	}
 	for {
-		batch, ok, broken := r.take()
+		batch, ok, broken := r.take(ctx)
 		switch {
 		case ok:
 			return batch, nil
@@ -103,21 +107,29 @@ func (r *reader) Next(ctx context.Context) (processor.Batch, error) {
 }
 
 // take hands over what there is, before it reports that the session broke.
-func (r *reader) take() (processor.Batch, bool, error) {
+func (r *reader) take(ctx context.Context) (processor.Batch, bool, error) {
 	r.mu.Lock()
 	records := r.buf
 	batch := processor.Batch{Records: records, Position: r.position, Pending: r.pending}
-	broken := r.broken
+	broken, doubted, after := r.broken, r.doubted, r.doubtedAfter
+	r.doubted = false
 	if len(records) > 0 {
 		r.lastSize = len(records)
 		r.buf, r.size = nil, 0
 		signal(r.room)
 	}
 	r.mu.Unlock()
+	if doubted && !errors.Is(broken, ErrReaderClosed) {
+		batch = r.checked(ctx, batch, after)
+		r.mu.Lock()
+		records, broken = batch.Records, r.broken
+		r.mu.Unlock()
+	}
 	if errors.Is(broken, ErrReaderClosed) || len(records) == 0 && batch.Position <= r.handed {
 		return batch, false, broken
 	}
 	r.handed = batch.Position
+	batch.Reset, r.reset = r.reset, false
 	r.remember(records)
 	return batch, true, nil
 }
@@ -184,6 +196,10 @@ func (r *reader) fail(s *session, err error) {
 
 // recover replaces a broken session.
 func (r *reader) recover(ctx context.Context, why error) error {
+	var fault *processor.StreamError
+	if errors.As(why, &fault) {
+		return fault
+	}
 	level := slog.LevelInfo
 	if errors.Is(why, errReconsider) {
 		level = slog.LevelDebug
@@ -208,7 +224,7 @@ func (r *reader) recover(ctx context.Context, why error) error {
 
 // reopen makes sessions until one holds. It returns a *processor.StreamError or the context's error.
 func (r *reader) reopen(ctx context.Context) error {
-	wait := 20 * time.Millisecond
+	wait, level := 20*time.Millisecond, slog.LevelWarn
 	for {
 		err := r.open(ctx)
 		if err == nil {
@@ -218,7 +234,7 @@ func (r *reader) reopen(ctx context.Context) error {
 		if errors.As(err, &fault) && r.spec.AllowDataLoss {
 			err = r.b.resume(ctx, &r.spec, fault)
 			if err == nil {
-				r.handed, r.tail = r.spec.After, nil
+				r.handed, r.tail, r.reset = r.spec.After, nil, true
 				continue
 			}
 		}
@@ -230,7 +246,7 @@ func (r *reader) reopen(ctx context.Context) error {
 		case errors.Is(err, ErrClosed), errors.Is(err, ErrReaderClosed):
 			return err
 		}
-		r.b.log.Warn("reader could not reopen, trying again", "tenant", string(r.spec.Job.Tenant), "job", r.spec.Job.Name,
+		r.b.log.Log(ctx, level, "reader could not reopen, trying again", "tenant", string(r.spec.Job.Tenant), "job", r.spec.Job.Name,
 			"stream", r.spec.Stream, "err", err)
 		t := time.NewTimer(wait)
 		select {
@@ -242,7 +258,7 @@ func (r *reader) reopen(ctx context.Context) error {
 			t.Stop()
 			return ErrReaderClosed
 		}
-		wait = min(maxReopenWait, wait*2)
+		wait, level = min(maxReopenWait, wait*2), slog.LevelDebug // a server that is away is every reader's
 	}
 }
 
@@ -269,18 +285,20 @@ func (r *reader) open(ctx context.Context) error {
 
 // session starts a session. The stream is validated after the consumer exists: whatever the consumer is on was then there.
 func (r *reader) session(ctx context.Context, wide bool) (*session, *js.StreamInfo, error) {
-	s := &session{r: r, stop: make(chan struct{}), wide: wide}
+	s := &session{r: r, stop: make(chan struct{}), wide: wide, stream: r.spec.Stream, last: r.spec.After,
+		anywhere: r.spec.Fresh || r.spec.After == 0}
 	r.mu.Lock()
 	if errors.Is(r.broken, ErrReaderClosed) {
 		r.mu.Unlock()
 		return s, nil, ErrReaderClosed
 	}
-	r.sess, r.buf, r.size, r.position, r.broken = s, nil, 0, r.spec.After, nil
+	r.sess, r.buf, r.size, r.position, r.broken, r.doubted = s, nil, 0, r.spec.After, nil, false
 	r.mu.Unlock()
 	started := s.start(ctx, r.b, &r.spec)
 	info, err := r.b.validate(ctx, &r.spec)
 	if err == nil {
 		err = started
+		s.judge(info, r.spec.Filter)
 	}
 	return s, info, err
 }

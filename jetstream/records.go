@@ -235,7 +235,7 @@ func (b *Broker) Heartbeat(ctx context.Context, worker string) error {
 		Data:    []byte(`{"at":` + strconv.Quote(time.Now().UTC().Format(time.RFC3339Nano)) + `}`),
 	})
 	if err != nil {
-		return fmt.Errorf("write heartbeat of worker %s: %w", worker, err)
+		return asTransient(ctx, fmt.Errorf("write heartbeat of worker %s: %w", worker, err))
 	}
 	return nil
 }
@@ -247,7 +247,7 @@ func (b *Broker) LastHeartbeat(ctx context.Context, worker string) (uint64, erro
 	}
 	m, err := b.leaderGet(ctx, "KV_"+WorkersBucket, getLast{"$KV." + WorkersBucket + "." + worker})
 	if err != nil {
-		return 0, fmt.Errorf("read heartbeat of worker %s: %w", worker, err)
+		return 0, asTransient(ctx, fmt.Errorf("read heartbeat of worker %s: %w", worker, err))
 	}
 	if m == nil || isDeleteMarker(m.Header) {
 		return 0, nil

@@ -47,6 +47,8 @@ type session struct {
 	stop chan struct{} // closed by end
 	wide bool          // no filter: what does not match is dropped here
 
+	stream   string
+	anywhere bool // the first record may be any
 	conn     *conn
 	sub      *nats.Subscription
 	consumer string
@@ -55,9 +57,14 @@ type session struct {
 
 	// The callback's own.
 	parser  ackParser
-	seq     uint64 // of the consumer, last seen
-	foreign uint64 // dropped by a wide session
-	dead    bool   // a gap was seen: nothing after it is passed on
+	seq     uint64   // of the consumer, last seen
+	foreign uint64   // dropped by a wide session
+	dead    bool     // a gap was seen: nothing after it is passed on
+	last    uint64   // of the stream: the last message that came, or a heartbeat spoke of
+	pending uint64   // behind it
+	next    []uint64 // each must come before any later one
+	asked   time.Time
+	jumps   atomic.Int32
 
 	matching   uint64        // when the consumer was made
 	reconsider atomic.Uint64 // consumer sequence; 0: never. Set once the session was validated.
@@ -72,6 +79,7 @@ func (s *session) start(ctx context.Context, b *Broker, spec *processor.ReaderSp
 	// Before subscribing: a reconnect from now on ends the session.
 	s.unwatch = c.onReconnect(func() { s.r.fail(s, errors.New("the connection was re-established")) })
 	inbox := c.nc.NewInbox()
+	s.consumer = "weir-" + nuid.Next()
 	if s.sub, err = c.nc.Subscribe(inbox, s.receive); err != nil {
 		return fmt.Errorf("subscribe for records: %w", err)
 	}
@@ -79,7 +87,6 @@ func (s *session) start(ctx context.Context, b *Broker, spec *processor.ReaderSp
 	if err = s.sub.SetPendingLimits(-1, -1); err != nil {
 		return fmt.Errorf("set limits for records: %w", err)
 	}
-	s.consumer = "weir-" + nuid.Next()
 	filter, verb := spec.Filter, "CONSUMER.CREATE."+spec.Stream+"."+s.consumer
 	if s.wide {
 		filter = ""
@@ -152,9 +159,10 @@ func (s *session) receive(m *nats.Msg) {
 		return
 	}
 	s.seq = d.consumerSeq
+	after, doubt := s.suspect(d)
 	r := s.r
 	if s.wide && !r.filter.Matches(m.Subject) {
-		s.skip(d)
+		s.skip(d, after, doubt)
 		return
 	}
 	if again := s.reconsider.Load(); again > 0 && s.seq > again && d.pending > 2*wideBacklog {
@@ -171,11 +179,12 @@ func (s *session) receive(m *nats.Msg) {
 			break
 		}
 		r.mu.Unlock()
-		select {
-		case <-r.room:
-		case <-s.stop:
+		if !s.await() {
 			return
 		}
+	}
+	if doubt {
+		r.doubt(after)
 	}
 	if r.buf == nil {
 		r.buf = make([]processor.Record, 0, min(r.spec.BatchRecords, 2*r.lastSize+8))
@@ -192,7 +201,7 @@ func (s *session) receive(m *nats.Msg) {
 }
 
 // skip drops a record that is not the source's.
-func (s *session) skip(d delivery) {
+func (s *session) skip(d delivery, after uint64, doubt bool) {
 	s.foreign++
 	if d.pending == 0 && s.seq > wideBacklog && s.foreign > s.seq/4*3 {
 		s.lose(errReconsider) // caught up, and most of it is for others
@@ -203,6 +212,9 @@ func (s *session) skip(d delivery) {
 	if r.sess == s {
 		r.position, r.pending = d.streamSeq, d.pending
 		r.heard++
+		if doubt {
+			r.doubt(after)
+		}
 	}
 	r.mu.Unlock()
 	if d.pending == 0 || s.foreign%skipSignal == 0 {
@@ -243,10 +255,18 @@ func (s *session) control(m *nats.Msg) {
 // alive notes that the session was heard of, and that nothing up to scanned matches any more.
 func (s *session) alive(scanned uint64) {
 	r := s.r
+	after := s.last
+	doubt := scanned > after && (s.pending > 0 || s.jumps.Load() == jumpsAreLosses)
+	if scanned > after {
+		s.last, s.pending = scanned, 0
+	}
 	r.mu.Lock()
 	moved := false
 	if r.sess == s {
 		r.heard++
+		if doubt {
+			r.doubt(after)
+		}
 		if moved = scanned > r.position; moved {
 			r.position, r.pending = scanned, 0
 		}

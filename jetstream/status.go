@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/nats-io/nats.go"
 	js "github.com/nats-io/nats.go/jetstream"
@@ -94,17 +95,22 @@ func isLimit(description string) bool {
 	return false
 }
 
-// asFull makes an error that says no room recognisable as processor.ErrFull, and one that says nothing, because no server answered
+// asTransient makes an error that says no room recognisable as processor.ErrFull, and one that says nothing, because no server answered
 // or none could, as processor.ErrUnavailable: neither is the job's fault.
-func asFull(ctx context.Context, err error) error {
+func asTransient(ctx context.Context, err error) error {
 	if err == nil || processor.ClassOf(err) != processor.ClassRestart {
 		return err
 	}
+	for _, said := range []error{processor.ErrFull, processor.ErrUnavailable, ErrNoJetStream, ErrServerTooOld} {
+		if errors.Is(err, said) {
+			return err
+		}
+	}
 	switch statusOf(ctx, err) {
 	case barriers.Full:
-		return errors.Join(processor.ErrFull, err)
+		return fmt.Errorf("%w: %w", processor.ErrFull, err)
 	case barriers.Unknown, barriers.Busy:
-		return errors.Join(processor.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", processor.ErrUnavailable, err)
 	}
 	return err
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/weirstream/weir/processor"
 )
 
+const faultAdvice = "Restore the stream from a backup, start from an older checkpoint or savepoint, or allow data loss for this job"
+
 // tailSize is how many of the last records read are remembered.
 const tailSize = 8
 
@@ -30,20 +32,19 @@ func (b *Broker) validate(ctx context.Context, spec *processor.ReaderSpec) (*js.
 		return nil, fmt.Errorf("validate stream %s: %w", spec.Stream, err)
 	}
 	created, state := info.Created.UnixNano(), info.State
-	const choice = "Restore the stream from a backup, start from an older checkpoint or savepoint, or allow data loss for this job"
 	switch {
 	case spec.Created != 0 && created != spec.Created:
-		return nil, fault(processor.StreamRecreated, choice, "it was created at %d, the checkpoint's at %d (unix ns)", created, spec.Created)
+		return nil, fault(processor.StreamRecreated, faultAdvice, "it was created at %d, the checkpoint's at %d (unix ns)", created, spec.Created)
 	case state.LastSeq < spec.After:
-		return nil, fault(processor.StreamTailLost, choice, "its last sequence is %d, the position %d", state.LastSeq, spec.After)
+		return nil, fault(processor.StreamTailLost, faultAdvice, "its last sequence is %d, the position %d", state.LastSeq, spec.After)
 	case spec.After > 0 && !spec.Fresh && state.FirstSeq > spec.After+1:
-		return nil, fault(processor.StreamTrimmed, choice, "its first sequence is %d, the next to read %d: %d messages were removed before they were read",
+		return nil, fault(processor.StreamTrimmed, faultAdvice, "its first sequence is %d, the next to read %d: %d messages were removed before they were read",
 			state.FirstSeq, spec.After+1, state.FirstSeq-spec.After-1)
 	}
 	found, err := b.compareTail(ctx, spec)
 	var other *rewrittenError
 	if errors.As(err, &other) {
-		return nil, fault(processor.StreamRewritten, choice, "%s", other)
+		return nil, fault(processor.StreamRewritten, faultAdvice, "%s", other)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("validate stream %s: %w", spec.Stream, err)

@@ -26,7 +26,8 @@ type Job struct {
 	log   *slog.Logger
 
 	progress progress
-	tried    bool // run's own: this process has made an attempt
+	tried    bool   // run's own: this process has made an attempt
+	heir     string // run's own: the attempt of this worker's predecessor, which the head named before the first one
 
 	stop chan struct{} // closed by drain: no further attempt starts
 	done chan struct{} // closed when everything of the job has ended
@@ -273,7 +274,10 @@ func (j *Job) mayTake(ctx context.Context, watch *takeoverWatch) (bool, *barrier
 // before it. When it was taken from this very process, another one lives under the same ID, and the heartbeat that both write tells
 // nothing: then the head must stand still for longer than a checkpoint may take, lest they take it from each other for ever.
 func (j *Job) mayTakeBack(rec *barriers.HeadRecord, watch *takeoverWatch) bool {
-	if !j.tried || strings.HasPrefix(rec.Head.Owner, j.rt.process) {
+	if !j.tried {
+		j.heir = rec.Head.Owner // also when the first attempts end before they take the job
+	}
+	if rec.Head.Owner == j.heir || strings.HasPrefix(rec.Head.Owner, j.rt.process) {
 		return true
 	}
 	after := max(j.rt.cfg.TakeoverAfter, 3*j.cfg.Checkpoint.Interval+j.cfg.Checkpoint.Timeout)
