@@ -46,7 +46,7 @@ func TestBadInputPoison(t *testing.T) {
 		a.kill()
 	}
 	startWorker(t, w.srv, spec, "acme").finish(w, h)
-	for _, d := range w.outcome(t, "acme").dead {
+	for _, d := range w.outcome(t, h).dead {
 		head := nats.Header(d.header)
 		seq, err := strconv.ParseUint(head.Get(processor.HeaderSeq), 10, 64)
 		ok(t, err)

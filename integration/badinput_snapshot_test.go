@@ -195,7 +195,7 @@ func TestBadInputSnapshot(t *testing.T) {
 	for _, ref := range []barriers.Object{m.Sinks[0].Pending[0], chain[0], chain[1+rng.IntN(len(chain)-1)]} {
 		for name, damage := range damages {
 			t.Run(name+" "+strings.ReplaceAll(ref.Name, "/", "-"), func(t *testing.T) {
-				before, err := w.released(context.Background(), "acme")
+				before, err := released(context.Background(), w.js, h.home())
 				ok(t, err)
 				o := w.object(t, ref)
 				damage(o)
@@ -207,7 +207,7 @@ func TestBadInputSnapshot(t *testing.T) {
 				if processor.ClassOf(err) != processor.ClassTerminal {
 					t.Errorf("the error is not terminal: %v", err)
 				}
-				after, err := w.released(context.Background(), "acme")
+				after, err := released(context.Background(), w.js, h.home())
 				ok(t, err)
 				if before != after && ref.Name == m.Sinks[0].Pending[0].Name {
 					t.Errorf("%d messages were published although the output is damaged", after-before)

@@ -15,9 +15,9 @@ import (
 	"github.com/weirstream/weir/processor"
 )
 
-var allFlag = flag.Bool("all", false, "TestCrashPoints: strike at every request with every kind of fault, not at a sample of them")
+var allFlag = flag.Bool("all", false, "TestCrashPoints strikes at every request with every kind of fault, and TestRollback takes every case, not a sample")
 
-// sampleSize is how many cases TestCrashPoints tries without -all, beside one for each kind of request and fault.
+// sampleSize is how many cases TestCrashPoints tries without -all beside one for each kind of request and fault.
 const sampleSize = 60
 
 // crashRounds is how many checkpoints with input a run has.

@@ -12,7 +12,7 @@ import (
 	"github.com/weirstream/weir/processor"
 )
 
-var roundsFlag = flag.Int("rounds", 12, "TestMetamorphic: how many configurations the history runs under")
+var roundsFlag = flag.Int("rounds", 8, "TestMetamorphic: how many configurations the history runs under")
 
 // TestMetamorphic runs one history under many configurations: parallelism, batch sizes, checkpoint interval, kind of barrier,
 // merging, crashes, other tenants beside it. What is committed per key is the same every time, and what the other tenants get too.
@@ -38,7 +38,6 @@ type metaRound struct {
 	world   *world
 	rng     *rand.Rand // of the configuration; the history has its own
 	main    *history
-	inputs  []input
 	all     []*history
 	pending [][]input // by tenant
 	desc    string
@@ -101,23 +100,12 @@ func (r *metaRound) run(t *testing.T) {
 	for _, h := range r.all {
 		r.world.stream(t, ownStream(h.tenant, 1))
 	}
-	for range r.rng.IntN(4) {
-		kind := []faultKind{crashBefore, crashAfter}[r.rng.IntN(2)]
-		fault := newFailpoint(1+r.rng.IntN(300), kind)
-		spec := r.spec(t, fault)
-		victim := newWorker(t, r.world.srv, spec)
-		fault.attach(victim)
-		if err := victim.start(spec, r.names()...); err == nil {
-			r.feed(t, victim.ctx, 1+r.rng.IntN(100))
-			select { // what was planned for later than this life lasts does not strike
-			case <-fault.struck:
-			case <-victim.lasts(r.world, r.all[0], len(r.main.inputs)):
-			}
-		}
-		victim.kill()
+	lives := r.rng.IntN(4)
+	for life := range lives {
+		r.live(t, float64(life+1)/float64(lives+1))
 	}
 	last := startWorker(t, r.world.srv, r.spec(t, newFailpoint(0, crashBefore)), r.names()...)
-	r.feed(t, last.ctx, 50)
+	r.feed(t, last.ctx, 1)
 	ctx, cancel := context.WithTimeout(last.ctx, patience)
 	defer cancel()
 	for _, h := range r.all {
@@ -132,15 +120,40 @@ func (r *metaRound) run(t *testing.T) {
 	}
 }
 
-// feed publishes what is left for every tenant, in turns of random length, until the worker is dead.
-func (r *metaRound) feed(t *testing.T, ctx context.Context, most int) {
+// live is the life of a worker that dies at some request, or else when share of the input is published and a checkpoint taken.
+func (r *metaRound) live(t *testing.T, share float64) {
+	fault := newFailpoint(1+r.rng.IntN(400), []faultKind{crashBefore, crashAfter}[r.rng.IntN(2)])
+	spec := r.spec(t, fault)
+	victim := newWorker(t, r.world.srv, spec)
+	defer victim.kill()
+	fault.attach(victim)
+	if err := victim.start(spec, r.names()...); err != nil {
+		if !fault.hasStruck() {
+			t.Fatal(err)
+		}
+		return
+	}
+	r.feed(t, victim.ctx, share)
+	job := victim.job(r.main.tenant)
+	eventually(t, "the job runs or the worker is dead", func() bool {
+		return job.Status().State == processor.JobRunning || victim.ctx.Err() != nil
+	})
+	ctx, cancel := context.WithTimeout(victim.ctx, patience)
+	defer cancel()
+	_, _ = job.Checkpoint(ctx) // or the worker dies on the way
+}
+
+// feed publishes a share of every tenant's input, in turns of random length, until the worker is dead.
+func (r *metaRound) feed(t *testing.T, ctx context.Context, share float64) {
+	most := 1 + r.rng.IntN(60)
 	for ctx.Err() == nil {
 		left := false
 		for i, h := range r.all {
-			n := min(len(r.pending[i]), 1+r.rng.IntN(most))
+			due := int(share*float64(h.inputs)) - (h.inputs - len(r.pending[i]))
+			n := min(max(due, 0), 1+r.rng.IntN(most))
 			r.world.publish(t, h.tenant, r.pending[i][:n])
 			r.pending[i] = r.pending[i][n:]
-			left = left || len(r.pending[i]) > 0
+			left = left || n > 0
 		}
 		if !left {
 			return
@@ -151,7 +164,7 @@ func (r *metaRound) feed(t *testing.T, ctx context.Context, most int) {
 // committed is the main tenant's output per key, without its name, which is another in each round.
 func (r *metaRound) committed(t *testing.T) map[string][]tally {
 	out := map[string][]tally{}
-	for _, c := range r.world.outcome(t, r.main.tenant).tallies {
+	for _, c := range r.world.outcome(t, r.main).tallies {
 		c.Tenant = ""
 		out[c.Key] = append(out[c.Key], c)
 	}

@@ -18,43 +18,60 @@ type input struct {
 // history is everything published for one tenant, in order, and what must come of it.
 type history struct {
 	tenant string
-	inputs []input
+	job    string
+	step   func(last map[string]tally, data []byte) (tally, bool) // the model of the job; false: a dead letter
 	last   map[string]tally
 	want   map[string][]tally // by key, in order
-	dead   [][]byte           // payloads, in order
-	total  int                // tallies
+	inputs int
+	dead   [][]byte // payloads, in order
+	total  int      // tallies
 }
 
 func newHistory(tenant string) *history {
-	return &history{tenant: tenant, last: map[string]tally{}, want: map[string][]tally{}}
+	return &history{tenant: tenant, job: tallyName, step: stepTally, last: map[string]tally{}, want: map[string][]tally{}}
+}
+
+// stepTally is the model of the job tally.
+func stepTally(last map[string]tally, data []byte) (tally, bool) {
+	var e event
+	if json.Unmarshal(data, &e) != nil || poisonous(e) {
+		return tally{}, false
+	}
+	return add(last[e.Key], e), true
+}
+
+// apply adds a message that the job will read.
+func (h *history) apply(data []byte) {
+	h.inputs++
+	next, good := h.step(h.last, data)
+	if !good {
+		h.dead = append(h.dead, data)
+		return
+	}
+	h.last[next.Key] = next
+	h.want[next.Key] = append(h.want[next.Key], next)
+	h.total++
 }
 
 // event adds an event and returns the message to publish.
 func (h *history) event(key string, value uint64) input {
-	e := event{Key: key, Value: value, Tenant: h.tenant}
-	data, err := json.Marshal(e)
+	in := newEvent(h.tenant, key, value)
+	h.apply(in.data)
+	return in
+}
+
+func newEvent(tenant, key string, value uint64) input {
+	data, err := json.Marshal(event{Key: key, Value: value, Tenant: tenant})
 	if err != nil {
 		panic(err)
 	}
-	in := input{"in." + fmt.Sprint(value%7), data}
-	h.inputs = append(h.inputs, in)
-	if poisonous(e) {
-		h.dead = append(h.dead, data)
-		return in
-	}
-	next := add(h.last[key], e)
-	h.last[key] = next
-	h.want[key] = append(h.want[key], next)
-	h.total++
-	return in
+	return input{"in." + fmt.Sprint(value%7), data}
 }
 
 // garbage adds a message that no codec can read.
 func (h *history) garbage(data []byte) input {
-	in := input{"in.garbage", data}
-	h.inputs = append(h.inputs, in)
-	h.dead = append(h.dead, data)
-	return in
+	h.apply(data)
+	return input{"in.garbage", data}
 }
 
 // random adds n inputs over some keys; about one in 60 is poison or garbage.

@@ -24,6 +24,8 @@ type tally struct {
 	N      uint64 `json:"n"`
 	Sum    uint64 `json:"s"`
 	Tenant string `json:"t"`
+	// Mean is what the job delays computes.
+	Mean float64 `json:"m,omitempty"`
 }
 
 // tallyBucket is the bucket that holds the last tally of every key of every tenant.
@@ -33,8 +35,9 @@ var (
 	seenTimes = state.NewValue[uint64]("times")
 	sumState  = state.NewMap[string, uint64]("sums")
 	errPoison = errors.New("the value is divisible by 97")
-	tallyName = "tally"
 )
+
+const tallyName = "tally"
 
 // add is the model of one step; the job uses the same arithmetic, on its own state.
 func add(t tally, e event) tally {
@@ -79,7 +82,12 @@ func buildTally() (*processor.Topology, error) {
 	b := processor.NewBuilder(tallyName)
 	events := processor.From(b, "events", processor.SourceSpec[event]{Filters: []tenants.Filter{"in.>"}, Codec: codec.JSON[event]()})
 	keyed := processor.KeyBy(events, func(e event) string { return e.Key })
-	tallies := processor.Process(keyed, "count", countEvent, processor.Uses(seenTimes, sumState))
+	publishTallies(processor.Process(keyed, "count", countEvent, processor.Uses(seenTimes, sumState)))
+	return b.Build()
+}
+
+// publishTallies writes tallies out exactly once, into a stream and a bucket.
+func publishTallies(tallies processor.Stream[tally]) {
 	processor.To(tallies, "out", processor.SinkSpec[tally]{
 		Subject:  func(c tally) string { return "out." + tenants.EscapeToken(c.Key) },
 		Subjects: []tenants.Filter{"out.>"}, Codec: codec.JSON[tally](),
@@ -87,7 +95,6 @@ func buildTally() (*processor.Topology, error) {
 	processor.ToKV(tallies, "last", processor.KVSpec[tally]{
 		Bucket: tallyBucket, Key: func(c tally) string { return c.Key }, Codec: codec.JSON[tally](),
 	})
-	return b.Build()
 }
 
 func keyName(i int) string { return "key-" + strconv.Itoa(i) }

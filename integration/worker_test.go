@@ -149,12 +149,13 @@ func (w *worker) failure(tenant string) error {
 
 // settled waits until the job has released everything that the history asks for.
 func (w *worker) settled(ctx context.Context, world *world, h *history) error {
-	return w.settledIn(ctx, world, h.tenant, h)
+	return w.settledAt(ctx, world, h.home(), h)
 }
 
-func (w *worker) settledIn(ctx context.Context, world *world, output string, h *history) error {
+// settledAt is settled for results in another place.
+func (w *worker) settledAt(ctx context.Context, world *world, p place, h *history) error {
 	for {
-		n, err := released(ctx, world.js, output, h.tenant)
+		n, err := released(ctx, world.js, p)
 		if err == nil && n >= h.total+len(h.dead) {
 			return nil
 		}

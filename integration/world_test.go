@@ -26,7 +26,7 @@ import (
 var seedFlag = flag.Uint64("seed", 0, "seed of every random choice; 0: a new one, which is printed")
 
 // patience bounds every wait. It is no expectation: a test that reaches it has failed for good.
-const patience = 40 * time.Second
+const patience = 90 * time.Second
 
 // newSeed prints the seed that replays the test.
 func newSeed(t testing.TB) uint64 {
@@ -121,50 +121,65 @@ func (w *world) stream(t testing.TB, cfg js.StreamConfig) js.Stream {
 	return s
 }
 
-// released counts the results and dead letters of a tenant.
-func (w *world) released(ctx context.Context, tenant string) (int, error) {
-	return released(ctx, w.js, tenant, tenant)
+// place says where a job's results are.
+type place struct {
+	output string // stream
+	ns     tenants.Namespace
+	job    tenants.JobID
 }
 
-func released(ctx context.Context, s js.JetStream, output, tenant string) (int, error) {
-	job := tenants.JobID{Tenant: tenants.ID(tenant), Name: tallyName}
+// home is the place of a job of the dedicated layout.
+func (h *history) home() place {
+	return place{output: h.tenant, job: tenants.JobID{Tenant: tenants.ID(h.tenant), Name: h.job}}
+}
+
+// released counts the results and dead letters of a job.
+func released(ctx context.Context, s js.JetStream, p place) (int, error) {
+	out, err := countSubjects(ctx, s, p.output, p.ns.Absolute(p.job.Tenant, "out.>"))
+	if err != nil {
+		return 0, err
+	}
+	dead, err := countSubjects(ctx, s, jetstream.DeadLetterStream, processor.DeadLetterSubject(p.job))
+	return out + dead, err
+}
+
+// countSubjects counts a stream's messages on the subjects of a filter; 0 if there is no stream.
+func countSubjects(ctx context.Context, s js.JetStream, stream, filter string) (int, error) {
+	handle, err := s.Stream(ctx, stream)
+	if errors.Is(err, js.ErrStreamNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	info, err := handle.Info(ctx, js.WithSubjectFilter(filter))
+	if err != nil {
+		return 0, err
+	}
 	n := 0
-	for stream, filter := range map[string]string{output: tenant + ".out.>", jetstream.DeadLetterStream: processor.DeadLetterSubject(job)} {
-		info, err := s.Stream(ctx, stream)
-		if errors.Is(err, js.ErrStreamNotFound) {
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
-		counts, err := info.Info(ctx, js.WithSubjectFilter(filter))
-		if err != nil {
-			return 0, err
-		}
-		for _, c := range counts.State.Subjects {
-			n += int(c)
-		}
+	for _, c := range info.State.Subjects {
+		n += int(c)
 	}
 	return n, nil
 }
 
 // outcome reads all that a tenant's job left.
-func (w *world) outcome(t testing.TB, tenant string) outcome {
+func (w *world) outcome(t testing.TB, h *history) outcome {
 	t.Helper()
-	o, err := readOutcome(context.Background(), w.js, tenant, tenant)
+	o, err := readOutcome(context.Background(), w.js, h.home())
 	ok(t, err)
 	return o
 }
 
-func readOutcome(ctx context.Context, s js.JetStream, output, tenant string) (outcome, error) {
+func readOutcome(ctx context.Context, s js.JetStream, p place) (outcome, error) {
 	out := outcome{bucket: map[string]tally{}}
-	job := tenants.JobID{Tenant: tenants.ID(tenant), Name: tallyName}
-	err := readStream(ctx, s, output, tenant+".out.>", func(m js.Msg) error {
+	tenant := string(p.job.Tenant)
+	err := readStream(ctx, s, p.output, p.ns.Absolute(p.job.Tenant, "out.>"), func(m js.Msg) error {
 		var c tally
 		if err := json.Unmarshal(m.Data(), &c); err != nil {
 			return err
 		}
-		if want := tenant + ".out." + tenants.EscapeToken(c.Key); m.Subject() != want {
+		if want := p.ns.Absolute(p.job.Tenant, "out."+tenants.EscapeToken(c.Key)); m.Subject() != want {
 			return fmt.Errorf("key %q is on subject %s, want %s", c.Key, m.Subject(), want)
 		}
 		out.tallies = append(out.tallies, c)
@@ -189,7 +204,7 @@ func readOutcome(ctx context.Context, s js.JetStream, output, tenant string) (ou
 	if err != nil {
 		return out, err
 	}
-	err = readStream(ctx, s, jetstream.DeadLetterStream, processor.DeadLetterSubject(job), func(m js.Msg) error {
+	err = readStream(ctx, s, jetstream.DeadLetterStream, processor.DeadLetterSubject(p.job), func(m js.Msg) error {
 		out.dead = append(out.dead, deadLetter{m.Data(), m.Headers()})
 		return nil
 	})
@@ -247,13 +262,13 @@ func readStream(ctx context.Context, s js.JetStream, stream, filter string, fn f
 // exact fails the test unless the tenant's outcome is what its history says.
 func (w *world) exact(t testing.TB, h *history) {
 	t.Helper()
-	w.exactIn(t, h.tenant, h)
+	w.exactAt(t, h.home(), h)
 }
 
-// exactIn is exact for output in another stream than the tenant's.
-func (w *world) exactIn(t testing.TB, output string, h *history) {
+// exactAt is exact for results in another place.
+func (w *world) exactAt(t testing.TB, p place, h *history) {
 	t.Helper()
-	got, err := readOutcome(context.Background(), w.js, output, h.tenant)
+	got, err := readOutcome(context.Background(), w.js, p)
 	ok(t, err)
 	if wrong := h.judge(got); len(wrong) > 0 {
 		t.Fatalf("tenant %s: not exact (%d tallies of %d, %d dead letters of %d):\n%s", h.tenant, len(got.tallies), h.total,
