@@ -54,8 +54,13 @@ func counting(t *testing.T, angry func() bool) *processor.Topology {
 // checkCounts verifies that every word's counts read 1, 2, 3 … up to want.
 func checkCounts(t *testing.T, m *processortest.Memory, tenant string, want map[string]int64) {
 	t.Helper()
+	checkCountsOn(t, m, tenant, "counts", want)
+}
+
+func checkCountsOn(t *testing.T, m *processortest.Memory, tenant, subject string, want map[string]int64) {
+	t.Helper()
 	got := map[string]int64{}
-	for _, r := range m.Messages(tenant, tenant+".counts") {
+	for _, r := range m.Messages(tenant, tenant+"."+subject) {
 		var c counted
 		if err := json.Unmarshal(r.Data, &c); err != nil {
 			t.Fatal(err)
