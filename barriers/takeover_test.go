@@ -32,6 +32,14 @@ func TestAcquire(t *testing.T) {
 	if _, _, err := Acquire(b.ask, spec); !errors.Is(err, ErrHeadChanged) {
 		t.Fatalf("the head has changed: %v", err)
 	}
+	// Whoever saw no head must not take a job that somebody has started meanwhile.
+	spec.Observed = &HeadRecord{}
+	if _, _, err := Acquire(b.ask, spec); !errors.Is(err, ErrHeadChanged) {
+		t.Fatalf("there was no head, now there is: %v", err)
+	}
+	if rec, _, err := Acquire(newTestBroker().ask, spec); err != nil || rec.Head.Epoch != 1 {
+		t.Fatalf("there was no head and is none: %v, %v", rec, err)
+	}
 	rec, m := b.acquire(t, "n3")
 	if m == nil || m.Checkpoint != 2 || rec.Head.Epoch != 3 {
 		t.Fatalf("acquired %+v", rec.Head)

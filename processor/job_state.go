@@ -2,12 +2,10 @@ package processor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/weirstream/weir/barriers"
 	"github.com/weirstream/weir/state"
-	"github.com/weirstream/weir/tenants"
 )
 
 // StateSnapshot is one operator's keyed state in a committed checkpoint, loaded into memory. Descriptors read it as they read
@@ -26,25 +24,6 @@ func (s *StateSnapshot) Key(key string) state.Context {
 	return s
 }
 
-// readCheckpoint reads the manifest of a retained checkpoint; 0 means the last committed one.
-func readCheckpoint(ask barriers.Ask, id tenants.JobID, checkpoint uint64) (*barriers.Manifest, error) {
-	rec, m, err := barriers.Inspect(ask, string(id.Tenant), id.Name)
-	switch {
-	case err != nil:
-		return nil, err
-	case m == nil:
-		return nil, errors.New("no checkpoint is committed yet")
-	case checkpoint == 0 || checkpoint == m.Checkpoint:
-		return m, nil
-	}
-	for _, ref := range rec.Head.Retained {
-		if ref.Checkpoint == checkpoint {
-			return barriers.ReadManifest(ask, string(id.Tenant), id.Name, ref)
-		}
-	}
-	return nil, fmt.Errorf("it is not retained: the last committed one is %d", m.Checkpoint)
-}
-
 // OpenState reads the state of an operator as the given checkpoint holds it; 0 means the last committed one. The checkpoint may be
 // cleaned up while it is read: then the error says so, and a newer one can be tried.
 func (j *Job) OpenState(ctx context.Context, checkpoint uint64, operator string) (*StateSnapshot, error) {
@@ -55,9 +34,9 @@ func (j *Job) OpenState(ctx context.Context, checkpoint uint64, operator string)
 	a := &attempt{job: j.id, topo: j.topo, cfg: j.cfg}
 	io := blocking{j.rt.cfg.Broker}
 	ask := a.ask(ctx, io)
-	m, err := readCheckpoint(ask, j.id, checkpoint)
+	m, err := barriers.ReadCheckpoint(ask, string(j.id.Tenant), j.id.Name, checkpoint)
 	if err != nil {
-		return nil, fmt.Errorf("reading checkpoint %d of job %s: %w", checkpoint, j.id, err)
+		return nil, fmt.Errorf("opening the state of operator %s: %w", operator, err)
 	}
 	backend, err := state.NewBackend(state.BackendConfig{
 		Tenant: m.Tenant, Job: m.Job, Operator: operator, Parallelism: 1, KeyGroups: m.KeyGroups,

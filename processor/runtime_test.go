@@ -289,3 +289,36 @@ func TestAJobThatItsWorkerNoLongerDeploysIsTakenOver(t *testing.T) {
 		other.crash(t)
 	})
 }
+
+// Workers that start at the same moment all see no head: one of them gets the job, the others stand by without taking it.
+func TestWorkersThatStartTogetherDoNotTakeTheJobFromEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory("acme")
+		var workers []*worker
+		var jobs []*processor.Job
+		for i := range 4 {
+			w := startWorker(t, m, fmt.Sprintf("w%d", i), processor.Listener{})
+			jobs = append(jobs, w.deploy(t, counting(t, nil), "acme", processor.JobConfig{}))
+			workers = append(workers, w)
+		}
+		for _, w := range workers {
+			w.run()
+		}
+		time.Sleep(time.Minute)
+		running := 0
+		for _, j := range jobs {
+			if s := j.Status(); s.State == processor.JobRunning {
+				running++
+				if s.Epoch != 1 {
+					t.Errorf("the job is in epoch %d", s.Epoch)
+				}
+			}
+		}
+		if running != 1 {
+			t.Errorf("%d workers run the job", running)
+		}
+		for _, w := range workers {
+			w.crash(t)
+		}
+	})
+}
