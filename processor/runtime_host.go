@@ -2,7 +2,6 @@ package processor
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 )
 
@@ -21,7 +20,6 @@ type host struct {
 	timer   *time.Timer
 	wakeAt  time.Time
 	clock   time.Time // of the event being handled
-	steps   atomic.Uint64
 }
 
 func newHost(r *runner, index int, t *task) *host {
@@ -81,7 +79,6 @@ func (h *host) loop(ctx context.Context) error {
 
 func (h *host) step(ev event) error {
 	h.clock = time.Time{}
-	h.steps.Add(1)
 	return h.task.step(ev)
 }
 
