@@ -3,12 +3,16 @@ package barriers
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
+
+// ErrMoreToClean says that a clean-up has done its share, and that there is more to do for the next one.
+var ErrMoreToClean = errors.New("there is more to clean up")
 
 // maxDeletes bounds the deletions of one Cleanup. What is left is found again by the next.
 const maxDeletes = 2000
@@ -28,8 +32,8 @@ type CleanupSpec struct {
 
 // Cleanup removes the manifests below the head's committed watermark that the head does not retain, the snapshot objects that
 // only they refer to, garbage, and orphans. It may be called again after any error, and by an attempt that was fenced and does not
-// know it. Savepoints and their objects, and other names than ObjectPrefix makes, behind "{tenant}/" in a
-// shared bucket, are never touched.
+// know it. Savepoints and their objects, and other names than ObjectPrefix and SavepointPrefix make, behind "{tenant}/" in a
+// shared bucket, are never touched; the search for orphans removes what savepoints that failed have left (savepoint.go).
 //
 // Why a fenced attempt does no harm: let H be the head in Record, which was committed once. A later head's checkpoints refer to
 // objects of (1) a manifest that H retains or names, since chains grow from the committed one and a start takes over a
@@ -129,12 +133,17 @@ func (c *cleaner) object(name string) error {
 
 func (c *cleaner) remove(q Request) error {
 	if c.budget--; c.budget < 0 {
-		return fmt.Errorf("%d deletions at once are enough, the rest follows", maxDeletes)
+		return fmt.Errorf("%w: %d deletions at once are enough, the rest follows", ErrMoreToClean, maxDeletes)
 	}
+	return remove(c.ask, q)
+}
+
+// remove deletes a record or an object; one that is gone, or another one by now, is none of its business.
+func remove(ask Ask, q Request) error {
 	for n := 1; ; n++ {
-		r := c.ask(q)
+		r := ask(q)
 		switch r.Status {
-		case OK, NotFound, Mismatch: // Mismatch: it was removed already
+		case OK, NotFound, Mismatch:
 			return nil
 		case Canceled:
 			return ErrCanceled
@@ -144,7 +153,7 @@ func (c *cleaner) remove(q Request) error {
 		if n == readTries {
 			return &UnresolvedError{Record: q.Key, Tries: n, Err: r.Err}
 		}
-		if err := wait(c.ask, n); err != nil {
+		if err := wait(ask, n); err != nil {
 			return err
 		}
 	}
@@ -180,6 +189,87 @@ func (c *cleaner) orphans() error {
 			continue
 		}
 		if err := c.object(o.Name); err != nil {
+			return err
+		}
+	}
+	return c.savepoints(list.Names, objects)
+}
+
+// savepoints removes what savepoints that were never completed have left behind. The objects were listed before any record is read
+// here: see grave.
+func (c *cleaner) savepoints(keys []string, listed Reply) error {
+	dirs := map[string][]ObjectInfo{}
+	for _, key := range keys {
+		if name, ok := strings.CutPrefix(key, HeadKey(c.head.Tenant, c.head.Job)+".savepoint."); ok && checkSavepointName(name) == nil {
+			dirs[name] = nil
+		}
+	}
+	for _, o := range listed.Objects {
+		if name, ok := savepointOf(c.head.Tenant, c.head.Job, o.Name); ok {
+			dirs[name] = append(dirs[name], o)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(dirs)) {
+		if err := c.savepoint(name, dirs[name], listed.ServerTime); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// offlineAge is how long, by the server's clock, nothing was uploaded for a savepoint that no attempt makes before its maker is taken
+// for dead: an import may be resumed the next day.
+const offlineAge = 24 * time.Hour
+
+func (c *cleaner) savepoint(name string, objects []ObjectInfo, now int64) error {
+	rec, err := readSavepoint(c.ask, c.head.Tenant, c.head.Job, name)
+	if errors.As(err, new(*RecordError)) {
+		return nil // a person may want to look at it
+	}
+	if err != nil {
+		return err
+	}
+	g := grave{ask: c.ask, tenant: c.head.Tenant, job: c.head.Job, name: name, remove: c.remove}
+	var stray []string
+	youngest := int64(0)
+	for _, o := range objects {
+		stray, youngest = append(stray, o.Name), max(youngest, o.Modified)
+	}
+	switch r := rec.reserved; {
+	case rec.manifest != nil:
+		return c.strays(rec, stray)
+	case hooks.blindBurial:
+		return g.objects(stray)
+	case r == nil && len(stray) == 0:
+		return nil
+	case r == nil || r.Kind == KindBuried:
+	case r.Epoch == 0 && (len(stray) == 0 || now-youngest < int64(offlineAge)):
+		return nil
+	case r.Epoch > c.head.Epoch, r.Epoch == c.head.Epoch && c.head.State != StateDeleted:
+		return nil
+	}
+	_, err = g.bury(rec, stray)
+	return err
+}
+
+// strays removes objects under a complete savepoint's name that it does not refer to: an earlier maker's. To prove that the record is
+// the one that stands there now, it is written again as it is.
+func (c *cleaner) strays(rec savepointRecord, objects []string) error {
+	own := map[string]bool{}
+	eachObject(rec.manifest, func(o *Object) { own[o.Name] = true })
+	objects = slices.DeleteFunc(objects, func(name string) bool { return own[name] })
+	if len(objects) == 0 {
+		return nil
+	}
+	_, err := CompareAndSet(c.ask, Write{Key: rec.key, Value: rec.value, Expected: rec.seq, Holder: noHolder})
+	if movedOn(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range objects {
+		if err := c.remove(Request{Op: OpDeleteObject, Key: name}); err != nil {
 			return err
 		}
 	}

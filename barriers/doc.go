@@ -1,5 +1,5 @@
 // Package barriers holds what makes a checkpoint: the barrier, its alignment, the coordinator, the durable records (head, manifest,
-// marker) and the protocols that write them: compare-and-set, commit, takeover, release and clean-up.
+// marker) and the protocols that write them: compare-and-set, commit, takeover, release, savepoints and clean-up.
 //
 // Invariant: a checkpoint's positions, state and output become current by one write, the head's, or not at all; whatever crashes,
 // stalls or is answered late, every committed message is published exactly once, in order, by the attempt that owns the job.
@@ -15,8 +15,10 @@
 //  2. Release what the acquired checkpoint still owes before the first checkpoint of the attempt is triggered.
 //  3. Record in every manifest the marker of each sink as last seen (Sink.Seen) and the identity of every stream.
 //  4. Carry out the Coordinator's actions in their order; ask for nothing while one Commit or Release of the job is under way.
-//  5. Restore only from the current manifest, one in Head.Retained, or a savepoint. Clean-up relies on it.
-//  6. After ErrFenced write nothing more. After ErrCommitUnresolved assume neither that the checkpoint is committed nor that it
+//  5. Restore only from the current manifest or one in Head.Retained. What is not the job's own, a savepoint or another job's checkpoint,
+//     is copied into objects of the job's own first. Clean-up relies on it.
+//  6. Reserve a savepoint before its first object is uploaded, and write it when its checkpoint's output is released (savepoint.go).
+//  7. After ErrFenced write nothing more. After ErrCommitUnresolved assume neither that the checkpoint is committed nor that it
 //     is not: end the attempt, the next Acquire finds out.
 //
 // An Ask correlates replies with requests: a late answer to a request that was given up must not answer the next one. Reads go

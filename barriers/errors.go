@@ -77,6 +77,21 @@ type RecordError struct {
 func (e *RecordError) Error() string { return fmt.Sprintf("%s: %v", e.Record, e.Err) }
 func (e *RecordError) Unwrap() error { return e.Err }
 
+// NoCheckpointError says that a job does not keep a checkpoint, or no longer does.
+type NoCheckpointError struct {
+	Tenant, Job string
+	Checkpoint  uint64        // 0: the last one was asked for
+	Kept        []ManifestRef // oldest first; none: nothing is committed
+}
+
+func (e *NoCheckpointError) Error() string {
+	if len(e.Kept) == 0 {
+		return fmt.Sprintf("job %s/%s has no checkpoint: nothing is committed, or it was deleted", e.Tenant, e.Job)
+	}
+	return fmt.Sprintf("checkpoint %d of job %s/%s is not kept: the oldest kept is %d, the newest %d",
+		e.Checkpoint, e.Tenant, e.Job, e.Kept[0].Checkpoint, e.Kept[len(e.Kept)-1].Checkpoint)
+}
+
 // MarkerFaultKind names what is wrong with a marker.
 type MarkerFaultKind string
 

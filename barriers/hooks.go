@@ -7,6 +7,10 @@ var hooks struct {
 	resumeByPart bool // Release takes the count in the marker for the number of whole parts as they are cut now
 	anyMarker    bool // Release goes on from a marker that went back
 	zombieClean  bool // Cleanup takes objects of later epochs for orphans too
+	forgetID     bool // Delete leaves a tombstone without the last ID
+	startOwes    bool // a start's manifest may hold pending output
+	blindBurial  bool // Cleanup removes a savepoint's objects without proving that nobody makes it
+	purgeFirst   bool // DeleteSavepoint removes the objects before the record
 }
 
 // partByIndex is what resumeByPart does: the released messages, rounded down to whole parts.

@@ -1,7 +1,9 @@
 package barriers
 
-// ManifestVersion is the version of the manifest format this package writes.
-const ManifestVersion = 1
+import "encoding/json"
+
+// ManifestVersion is the version of the manifest format this package writes. Version 2 added what savepoints and event time need.
+const ManifestVersion = 2
 
 // Kind says why a manifest exists.
 type Kind string
@@ -34,6 +36,31 @@ type Manifest struct {
 	RestoredFrom string            `json:"restored_from,omitempty"`
 	Request      string            `json:"request,omitempty"` // start request that this manifest applied
 	Choices      []string          `json:"choices,omitempty"` // guarantees the user gave up, in words
+	TopologyName string            `json:"topology_name,omitempty"`
+	Config       json.RawMessage   `json:"config,omitempty"` // the job's configuration, the writer's own JSON
+
+	// Of a savepoint: its name, the mark that asked for it, and where it came from when it was imported.
+	Savepoint string `json:"savepoint,omitempty"`
+	Mark      *Mark  `json:"mark,omitempty"`
+	Origin    string `json:"origin,omitempty"`
+
+	// Owed are the savepoints that marks have asked for and that are not made yet: whoever takes the job over makes them, of this
+	// checkpoint or of a retained one.
+	Owed []OwedSavepoint `json:"owed_savepoints,omitempty"`
+}
+
+// OwedSavepoint is a savepoint that is still to be made of a committed checkpoint.
+type OwedSavepoint struct {
+	Savepoint  string `json:"savepoint"`
+	Checkpoint uint64 `json:"checkpoint"`
+	Mark       Mark   `json:"mark"`
+}
+
+// Mark names the message in an input stream that asked for a savepoint.
+type Mark struct {
+	Source string `json:"source"`
+	Stream string `json:"stream"`
+	Seq    uint64 `json:"seq"`
 }
 
 // Source is a source's position.
@@ -44,6 +71,9 @@ type Source struct {
 	Filter   string        `json:"filter"`         // absolute
 	Position uint64        `json:"position"`       // the reader has looked at everything up to here
 	Tail     []Fingerprint `json:"tail,omitempty"` // up to the last eight records read, oldest first
+	// Watermark is the source's event time, unix nanoseconds; nil: none yet. Idle says that it does not hold others back.
+	Watermark *int64 `json:"watermark,omitempty"`
+	Idle      bool   `json:"idle,omitempty"`
 }
 
 // Fingerprint identifies a record that was read.
@@ -58,6 +88,8 @@ type Operator struct {
 	Name   string      `json:"name"`
 	States []StateInfo `json:"states,omitempty"`
 	Chain  []Object    `json:"chain,omitempty"`
+	// Watermark is the operator's event time, unix nanoseconds; nil: none yet.
+	Watermark *int64 `json:"watermark,omitempty"`
 }
 
 // StateInfo is what must be known of a state before it is read.

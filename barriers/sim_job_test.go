@@ -40,7 +40,10 @@ func (e streamFault) Error() string { return string(e) }
 var errLetGo = errors.New("let go")
 
 func (a *simAttempt) run(worker string) error {
-	m, err := a.takeOver(worker)
+	if a.w.desired != StateRunning {
+		return a.finish(worker)
+	}
+	m, err := a.takeOver(worker, StateRunning)
 	if err != nil {
 		return err
 	}
@@ -52,6 +55,9 @@ func (a *simAttempt) run(worker string) error {
 	}
 	a.cleanup(true)
 	for {
+		if err := a.live(); err != nil {
+			return err
+		}
 		if a.rng.IntN(60) == 0 {
 			if _, err := LetGo(a.ask, a.rec, StateReleased); err != nil {
 				return err
@@ -81,8 +87,8 @@ func (a *simAttempt) targets() []SinkTarget {
 	return ts
 }
 
-func (a *simAttempt) takeOver(worker string) (*Manifest, error) {
-	rec, m, err := Acquire(a.ask, AcquireSpec{Tenant: simTenant, Job: simJob, Worker: worker, Owner: a.nonce})
+func (a *simAttempt) takeOver(worker string, as HeadState) (*Manifest, error) {
+	rec, m, err := Acquire(a.ask, AcquireSpec{Tenant: simTenant, Job: simJob, Worker: worker, Owner: a.nonce, State: as})
 	if err != nil {
 		return nil, err
 	}
@@ -121,32 +127,6 @@ func (a *simAttempt) takeOver(worker string) (*Manifest, error) {
 		}
 	}
 	return m, nil
-}
-
-// startPoint goes back to an older checkpoint if somebody asked for it and no attempt has done it yet.
-func (a *simAttempt) startPoint(m *Manifest) (*Manifest, error) {
-	if a.w.start == "" || a.rec.Head.Request == a.w.start || len(a.rec.Head.Retained) == 0 {
-		return m, nil
-	}
-	old, err := ReadManifest(a.ask, simTenant, simJob, a.rec.Head.Retained[0])
-	if err != nil {
-		return nil, errors.Join(err, CheckOwner(a.ask, a.rec))
-	}
-	from := old.Checkpoint
-	start := *old
-	a.id++
-	if a.w.mut.idsGoBack {
-		a.id = from + 1
-	}
-	start.Kind, start.Checkpoint, start.Epoch, start.Owner = KindStart, a.id, a.rec.Head.Epoch, a.nonce
-	start.RestoredFrom, start.Request = strconv.FormatUint(from, 10), a.w.start
-	start.Sinks = a.sinks()
-	a.w.stats.starts++
-	a.w.trace("%s starts from checkpoint %d as %d", a.nonce, from, a.id)
-	if a.rec, err = Commit(a.ask, a.rec, &start, 3); err != nil {
-		return nil, err
-	}
-	return &start, nil
 }
 
 func (a *simAttempt) sinks() []Sink {
@@ -242,9 +222,13 @@ func (a *simAttempt) read() error {
 
 // put uploads an object under a name of its own; a try without an answer may leave garbage.
 func (a *simAttempt) put(data []byte, messages int) (Object, error) {
+	return a.putAs(ObjectPrefix(simJob, a.rec.Head.Epoch, a.id), data, messages)
+}
+
+func (a *simAttempt) putAs(prefix string, data []byte, messages int) (Object, error) {
 	for n := 1; n < 30; n++ {
 		a.objects++
-		name := fmt.Sprintf("%sx-0-%s%d", ObjectPrefix(simJob, a.rec.Head.Epoch, a.id), a.nonce, a.objects)
+		name := fmt.Sprintf("%sx-0-%s%d", prefix, a.nonce, a.objects)
 		r := a.ask(Request{Op: opPut, Key: name, Value: data})
 		switch r.Status {
 		case OK:
@@ -358,6 +342,9 @@ func (a *simAttempt) commit(m *Manifest, frozen map[byte]bool, pending [simSinks
 	}
 	if a.rng.IntN(2) == 0 {
 		a.cleanup(a.rng.IntN(4) == 0)
+	}
+	if a.rng.IntN(4) == 0 {
+		return a.savepoint(m)
 	}
 	return nil
 }

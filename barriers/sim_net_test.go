@@ -33,7 +33,7 @@ func newProc(f func(p *proc, ask Ask) error) *proc {
 // faults of one kind and none of another.
 type faults struct {
 	lost, replyLost, late, dup, busy, full, stale, gap int
-	crash, pause, takeover, restart, input             int
+	crash, pause, takeover, restart, input, wish       int
 }
 
 func drawFaults(rng *rand.Rand) faults {
@@ -45,7 +45,7 @@ func drawFaults(rng *rand.Rand) faults {
 	}
 	return faults{
 		lost: odds(60), replyLost: odds(80), late: odds(60), dup: odds(30), busy: odds(40), full: odds(40), stale: odds(60), gap: odds(100),
-		crash: odds(12), pause: odds(25), takeover: odds(25), restart: odds(4), input: 20 + rng.IntN(60),
+		crash: odds(12), pause: odds(25), takeover: odds(25), restart: odds(4), input: 20 + rng.IntN(60), wish: odds(20),
 	}
 }
 
@@ -91,6 +91,7 @@ type sim struct {
 	bucket   bucketSnapshot
 	inCopy   uint64
 	struck   bool
+	user     *proc // a person who deletes a savepoint
 }
 
 const (
@@ -110,6 +111,9 @@ func countSim(seed uint64, m mutant, trace func(string, ...any), stats *simStats
 	if m.faults != nil {
 		m.faults(&s.f)
 	}
+	if m.often {
+		s.f.wish = 30
+	}
 	if rng.IntN(3) == 0 {
 		s.disaster = disaster(rng.IntN(int(disasters)))
 	}
@@ -126,6 +130,11 @@ func countSim(seed uint64, m mutant, trace func(string, ...any), stats *simStats
 		s.workers = append(s.workers, &worker{name: fmt.Sprintf("w%d", i)})
 	}
 	defer s.crashAll()
+	defer func() {
+		if s.user != nil {
+			s.user.stop()
+		}
+	}()
 	s.feed(6)
 	for s.now < simSteps && s.over() == "" {
 		s.step()
@@ -161,6 +170,7 @@ func (s *sim) over() string {
 // heal ends all faults and lets the job come to its end.
 func (s *sim) heal() {
 	s.healing = true
+	s.revive()
 	s.trace("-- no more faults")
 	for n := 0; n < healSteps && s.over() == ""; n++ {
 		s.step()
@@ -176,6 +186,9 @@ func (s *sim) chance(thousandths int) bool { return !s.healing && s.rng.IntN(100
 func (s *sim) step() {
 	s.now++
 	s.land()
+	if s.rng.IntN(4) == 0 {
+		s.stepUser()
+	}
 	w := s.workers[s.rng.IntN(len(s.workers))]
 	if w.paused > s.now && !s.healing {
 		return
@@ -248,6 +261,9 @@ func (s *sim) ended(w *worker, p *proc) {
 		return
 	}
 	s.trace("%s ends: %v", w.name, p.err)
+	if errors.Is(p.err, errNothing) && !s.healing && s.rng.IntN(2) == 0 {
+		s.revive()
+	}
 	s.judge(w, p.err, false)
 	s.crash(w)
 	w.wait = s.now + int64(s.rng.IntN(20))
@@ -258,7 +274,11 @@ func (s *sim) judge(w *worker, err error, cleaning bool) {
 	if errors.Is(err, ErrFenced) {
 		s.stats.fenced++
 	}
-	if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrCanceled) || errors.Is(err, errLetGo) {
+	if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrCanceled) || errors.Is(err, errLetGo) || errors.Is(err, errNothing) {
+		return
+	}
+	if err == errGone { // joined with what makes it a fault, it is one
+		s.gone()
 		return
 	}
 	var marker *MarkerFault
@@ -349,13 +369,10 @@ func (s *sim) happen() {
 		s.out[s.rng.IntN(simSinks)].add(outEntry{noise: true})
 	}
 	if s.chance(s.f.restart) {
-		s.start = fmt.Sprintf("r%d", s.now)
-		s.trace("start request %s", s.start)
-		for _, w := range s.workers {
-			if s.rng.IntN(2) == 0 {
-				s.crash(w)
-			}
-		}
+		s.ask(startRetained)
+	}
+	if s.chance(s.f.wish) {
+		s.wish()
 	}
 	if s.disaster == noDisaster {
 		return

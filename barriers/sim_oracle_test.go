@@ -2,6 +2,7 @@ package barriers
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -29,17 +30,30 @@ type oracle struct {
 	// right is a named error in the end, or exactly the output of one pass over the input.
 	lenient bool
 	named   error // a job ended with one
+
+	points   map[string]timeline // of every savepoint that was ever complete, see pointOf
+	complete map[string]bool     // those that are
+	promised map[string]string   // objects of complete savepoints, and whose they are
+	applied  map[string]bool     // start requests
+	rolledTo uint64              // input behind it was replaced; 0: no
+	// rolledOut says that an output stream went back. A job that stops then may not notice, and behind a tombstone nobody knows any more
+	// what was published: that ends a run.
+	rolledOut bool
 }
 
 // timeline is what a committed checkpoint means.
 type timeline struct {
 	pos   uint64
+	gen   int // of the input
 	state [4]uint32
 	want  [simSinks]int
 }
 
 func newOracle(w *world) *oracle {
-	return &oracle{w: w, saved: map[uint64]timeline{}, objects: map[uint64][]string{}, gens: map[int][]inRec{}, manifests: map[string][]byte{}}
+	return &oracle{
+		w: w, points: map[string]timeline{}, complete: map[string]bool{}, promised: map[string]string{}, applied: map[string]bool{},
+		saved: map[uint64]timeline{}, objects: map[uint64][]string{}, gens: map[int][]inRec{}, manifests: map[string][]byte{},
+	}
 }
 
 func (o *oracle) fail(format string, args ...any) {
@@ -93,8 +107,18 @@ func (o *oracle) headWritten(value []byte) {
 			o.fail("head: watermark %d after %d", h.Watermark, prev.Watermark)
 		}
 	}
-	if prev == nil && h.ManifestSeq != 0 || prev != nil && h.ManifestSeq != prev.ManifestSeq {
+	if (prev == nil || h.ManifestSeq != prev.ManifestSeq) && h.ManifestSeq != 0 {
 		o.committed(h)
+	}
+	if h.ManifestSeq == 0 && h.Checkpoint > 0 && o.rolledOut {
+		o.named = errNothingLeft
+	}
+	if h.State == StateStopped && !o.lenient && !o.rolledOut {
+		for i, n := range o.tl.want {
+			if o.have[i] < n {
+				o.fail("stopped: %d of %d messages of sink %d are published", o.have[i], n, i)
+			}
+		}
 	}
 	o.index()
 }
@@ -135,12 +159,7 @@ func (o *oracle) committed(h *Head) {
 		return
 	}
 	if m.Kind == KindStart {
-		from, _ := strconv.ParseUint(m.RestoredFrom, 10, 64)
-		back := o.saved[from]
-		o.tl.pos, o.tl.state = back.pos, back.state
-		if back.pos <= o.forked {
-			o.forked = 0 // a start from before the rollback reads the new records
-		}
+		o.started(m)
 	} else {
 		o.advance(m)
 	}
@@ -151,6 +170,55 @@ func (o *oracle) committed(h *Head) {
 		o.tl.want[i] = len(o.want[i])
 	}
 	o.saved[h.Checkpoint] = o.tl
+}
+
+// started follows a start from elsewhere.
+func (o *oracle) started(m *Manifest) {
+	if o.applied[m.Request] {
+		o.fail("start request %s was applied twice", m.Request)
+	}
+	o.applied[m.Request] = true
+	back, ok := o.points[m.RestoredFrom]
+	if m.RestoredFrom == startFresh {
+		back, ok = timeline{pos: m.Sources[0].Position, gen: o.w.gen}, true
+	}
+	if from, err := strconv.ParseUint(m.RestoredFrom, 10, 64); err == nil {
+		back, ok = o.saved[from]
+	}
+	if !ok {
+		o.fail("start from %s, which never was", m.RestoredFrom)
+	}
+	o.tl.pos, o.tl.state, o.tl.gen = back.pos, back.state, back.gen
+	o.forked = 0 // a start from before the rollback reads the new records
+	if back.gen < o.w.gen && back.pos > o.rolledTo {
+		o.forked = o.rolledTo
+	}
+}
+
+// savepointWritten follows a write under a savepoint's key.
+func (o *oracle) savepointWritten(value []byte) {
+	m, err := DecodeManifest(value)
+	if err != nil || m.Kind != KindSavepoint || o.lenient {
+		return
+	}
+	point := pointOf(m)
+	o.complete[point], o.points[point] = true, o.saved[m.Checkpoint]
+	eachObject(m, func(obj *Object) {
+		o.promised[obj.Name] = point
+		if _, ok := o.w.objects[obj.Name]; !ok {
+			o.fail("missing: %s was completed without its object %s", point, obj.Name)
+		}
+	})
+	if got := restoreState(o.w.objects, m); got != o.points[point].state || m.Sources[0].Position != o.points[point].pos {
+		o.fail("wrong state: %s restores %v, right is %v", point, got, o.points[point].state)
+	}
+}
+
+// answered checks that a savepoint whose maker was told so was complete.
+func (o *oracle) answered(point string) {
+	if _, ok := o.points[point]; !ok && !o.lenient {
+		o.fail("lost: %s was answered and is not there", point)
+	}
 }
 
 // advance computes what the checkpoint must hold and owe.
@@ -173,22 +241,35 @@ func (o *oracle) advance(m *Manifest) {
 		i := int(r.seq % simSinks)
 		o.want[i] = append(o.want[i], outMsg{r.seq, r.key, o.tl.state[r.key]})
 	}
-	o.tl.pos = pos
+	o.tl.pos, o.tl.gen = pos, gen
 }
 
 func (o *oracle) objectGone(name string) {
 	if o.refs[name] && !o.lenient {
 		o.fail("missing: object %s was removed, but the head needs it", name)
 	}
+	if point := o.promised[name]; point != "" && !o.lenient {
+		o.fail("missing: object %s was removed, but %s needs it", name, point)
+	}
 }
 
-func (o *oracle) recordGone(key string) {
-	if o.records[key] && !o.lenient {
+func (o *oracle) recordGone(key string, was []byte) {
+	if m, err := DecodeManifest(was); err == nil && m.Kind == KindSavepoint {
+		delete(o.complete, pointOf(m))
+		eachObject(m, func(obj *Object) { delete(o.promised, obj.Name) })
+		return
+	}
+	if o.records[key] && o.w.record(key).value == nil && !o.lenient {
 		o.fail("missing: record %s was removed, but the head needs it", key)
 	}
 }
 
+var errNothingLeft = errors.New("the output of a deleted job was rolled back")
+
 func (o *oracle) rolledBackOut(sink int) {
+	if o.rolledOut = true; o.head != nil && o.head.ManifestSeq == 0 && o.head.Checkpoint > 0 {
+		o.named = errNothingLeft
+	}
 	o.have[sink] = len(o.w.out[sink].messages())
 }
 
@@ -206,6 +287,7 @@ func (o *oracle) rolledBackBucket() {
 }
 
 func (o *oracle) rolledBackInput(to uint64) {
+	o.rolledTo = to
 	if o.tl.pos > to {
 		o.forked = to
 	}
@@ -213,7 +295,7 @@ func (o *oracle) rolledBackInput(to uint64) {
 
 // exact reports whether everything that was put in has come out.
 func (o *oracle) exact() bool {
-	if o.tl.pos != o.w.lastIn {
+	if o.tl.pos != o.w.lastIn || o.head == nil || o.head.ManifestSeq == 0 && o.w.lastIn > 0 {
 		return false
 	}
 	want := o.want

@@ -34,7 +34,8 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 	t.Logf("%+v", stats)
-	rare := min(stats.acquires, stats.commits, stats.aborts, stats.starts, stats.late, stats.fenced, stats.deletions, stats.published, stats.named)
+	rare := min(stats.acquires, stats.commits, stats.aborts, stats.starts, stats.late, stats.fenced, stats.deletions, stats.published, stats.named,
+		stats.savepoints, stats.restored, stats.stops, stats.deletes)
 	if rare < *simSeeds/20 {
 		t.Errorf("something hardly ever happened: %+v", stats)
 	}

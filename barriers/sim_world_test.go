@@ -98,17 +98,22 @@ type world struct {
 	out     [simSinks]*outStream
 	oracle  *oracle
 	start   string // the latest start request
-	trace   func(format string, args ...any)
-	stats   *simStats
+	// startFrom is what it starts from, desired what the job is to do: StateRunning, StateStopped, StateDeleted.
+	startFrom string
+	desired   HeadState
+	trace     func(format string, args ...any)
+	stats     *simStats
 }
 
 // simStats counts what happened, so that a simulation in which nothing does cannot pass for one.
 type simStats struct {
 	requests, acquires, commits, aborts, starts, late, fenced, deletions, published, named int
+
+	savepoints, restored, stops, deletes int
 }
 
 func newWorld(rng *rand.Rand, m mutant, trace func(string, ...any)) *world {
-	w := &world{rng: rng, mut: m, records: map[string]*simRecord{}, objects: map[string]simObject{}, first: 1, trace: trace, stats: &simStats{}}
+	w := &world{rng: rng, mut: m, records: map[string]*simRecord{}, objects: map[string]simObject{}, first: 1, trace: trace, stats: &simStats{}, desired: StateRunning}
 	for i := range w.out {
 		w.out[i] = &outStream{created: int64(i) + 1}
 	}
@@ -209,13 +214,15 @@ func (w *world) writeRecord(r Request) Reply {
 		w.seq++
 		next.seq, next.value = w.seq, bytes.Clone(r.Value)
 	} else {
-		w.oracle.recordGone(r.Key)
+		w.oracle.recordGone(r.Key, cur.value)
 	}
 	w.records[r.Key] = next
 	if head {
 		w.oracle.headWritten(next.value)
 	} else if next.value != nil {
 		w.oracle.manifests[Digest(next.value)] = next.value
+		w.oracle.recordGone(r.Key, cur.value)
+		w.oracle.savepointWritten(next.value)
 	}
 	return Reply{Status: OK, Seq: next.seq}
 }

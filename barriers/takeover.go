@@ -109,14 +109,15 @@ func Inspect(ask Ask, tenant, job string) (*HeadRecord, *Manifest, error) {
 }
 
 // ReadCheckpoint reads the manifest of a checkpoint that the head names or retains; 0 means the current one. The owner may clean an
-// older one up at any time: whoever reads its objects pins it or starts again with a newer one.
+// older one up at any time: whoever reads its objects pins it or starts again with a newer one. A *NoCheckpointError says that it is not
+// kept.
 func ReadCheckpoint(ask Ask, tenant, job string, checkpoint uint64) (*Manifest, error) {
 	rec, m, err := Inspect(ask, tenant, job)
 	switch {
 	case err != nil:
 		return nil, err
 	case m == nil:
-		return nil, fmt.Errorf("read checkpoint of job %s/%s: nothing is committed", tenant, job)
+		return nil, &NoCheckpointError{Tenant: tenant, Job: job, Checkpoint: checkpoint}
 	case checkpoint == 0 || checkpoint == m.Checkpoint:
 		return m, nil
 	}
@@ -126,8 +127,7 @@ func ReadCheckpoint(ask Ask, tenant, job string, checkpoint uint64) (*Manifest, 
 			return ReadManifest(ask, tenant, job, ref)
 		}
 	}
-	return nil, fmt.Errorf("read checkpoint %d of job %s/%s: it is not kept: the oldest kept is %d, the newest %d",
-		checkpoint, tenant, job, kept[0].Checkpoint, m.Checkpoint)
+	return nil, &NoCheckpointError{Tenant: tenant, Job: job, Checkpoint: checkpoint, Kept: kept}
 }
 
 // Acquire takes the job: the head with epoch+1 and the caller's nonce, by compare-and-set, so that any number of contenders is
@@ -225,12 +225,16 @@ func LetGo(ask Ask, rec *HeadRecord, state HeadState) (*HeadRecord, error) {
 	return rewrite(ask, rec, next, "record state "+string(state))
 }
 
-// Delete leaves a tombstone: no checkpoint of the job is kept, but epoch and last ID are, so that a later start is above both.
+// Delete leaves a tombstone: no checkpoint of the job is kept, but epoch and last ID are, so that a later start is above both, and the last
+// start request, so that a program that asks for the same start whenever it deploys does not bring the job back.
 func Delete(ask Ask, rec *HeadRecord) (*HeadRecord, error) {
 	next := rec.Head
 	next.State = StateDeleted
-	next.ManifestSeq, next.Digest, next.Retained, next.Request = 0, "", nil, ""
+	next.ManifestSeq, next.Digest, next.Retained = 0, "", nil
 	next.Watermark = next.Checkpoint + 1
+	if hooks.forgetID {
+		next.Checkpoint = 0
+	}
 	out, err := rewrite(ask, rec, next, "delete the job")
 	if err == nil {
 		out.trash.committed(&rec.Head, &out.Head, nil)

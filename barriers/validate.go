@@ -26,6 +26,9 @@ func (m *Manifest) validate() error {
 			return fmt.Errorf("%d sources, operators, sinks, parameters or choices, at most %d of each are allowed", n, maxParts)
 		}
 	}
+	if err := m.validateKind(); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for i := range m.Sources {
 		if err := unique(seen, "source", m.Sources[i].Name); err != nil {
@@ -49,6 +52,83 @@ func (m *Manifest) validate() error {
 		}
 		if err := m.Sinks[i].validate(); err != nil {
 			return fmt.Errorf("sink %.64q: %w", m.Sinks[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// MaxConfigBytes bounds a manifest's configuration, JSON.
+const MaxConfigBytes = 256 << 10
+
+// validateKind checks what came with version 2, and what distinguishes the kinds. Version 1 was written for checkpoints only.
+func (m *Manifest) validateKind() error {
+	for _, text := range []string{m.RestoredFrom, m.Request, m.TopologyName, m.Origin} {
+		if len(text) > maxTextBytes {
+			return fmt.Errorf("restored_from, request, topology_name or origin has %d bytes, at most %d are allowed", len(text), maxTextBytes)
+		}
+	}
+	if len(m.Config) > MaxConfigBytes {
+		return fmt.Errorf("the configuration has %d bytes, at most %d are allowed", len(m.Config), MaxConfigBytes)
+	}
+	if len(m.Config) > 0 && m.Config[0] != '{' {
+		return errors.New("the configuration is no JSON object")
+	}
+	if m.Mark != nil {
+		if err := m.Mark.validate(); err != nil {
+			return err
+		}
+	}
+	if len(m.Owed) > maxParts {
+		return fmt.Errorf("%d savepoints are owed, at most %d are allowed", len(m.Owed), maxParts)
+	}
+	for _, o := range m.Owed {
+		if err := errors.Join(checkSavepointName(o.Savepoint), o.Mark.validate()); err != nil {
+			return fmt.Errorf("owed savepoint %.64q: %w", o.Savepoint, err)
+		}
+		if o.Checkpoint == 0 || o.Checkpoint > m.Checkpoint {
+			return fmt.Errorf("owed savepoint %.64q of checkpoint %d: this is checkpoint %d", o.Savepoint, o.Checkpoint, m.Checkpoint)
+		}
+	}
+	if m.Kind == KindSavepoint {
+		if err := checkSavepointName(m.Savepoint); err != nil {
+			return err
+		}
+	} else if m.Savepoint != "" {
+		return fmt.Errorf("a %s with savepoint name %.64q", m.Kind, m.Savepoint)
+	}
+	if m.Kind == KindCheckpoint || hooks.startOwes {
+		return nil
+	}
+	for i := range m.Sinks {
+		if m.Sinks[i].Total > 0 || len(m.Sinks[i].Pending) > 0 {
+			return fmt.Errorf("sink %.64q: a %s has no pending output", m.Sinks[i].Name, m.Kind)
+		}
+	}
+	return nil
+}
+
+func (k *Mark) validate() error {
+	if err := checkText("source", k.Source, "stream", k.Stream); err != nil {
+		return fmt.Errorf("mark: %w", err)
+	}
+	if k.Seq == 0 {
+		return errors.New("mark: sequence is 0: sequences begin with 1")
+	}
+	return nil
+}
+
+// maxSavepointName bounds a savepoint's name, in bytes.
+const maxSavepointName = 48
+
+// checkSavepointName keeps everything out of keys and object names that does not belong there.
+func checkSavepointName(name string) error {
+	if name == "" || len(name) > maxSavepointName {
+		return fmt.Errorf("savepoint name %.64q: it must have 1 to %d bytes", name, maxSavepointName)
+	}
+	for i := range len(name) {
+		c := name[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && (i == 0 || c != '_' && c != '-') {
+			return fmt.Errorf("savepoint name %.64q: use a-z, 0-9, _ and -, beginning with a letter or digit", name)
 		}
 	}
 	return nil

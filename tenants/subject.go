@@ -49,6 +49,24 @@ func (f Filter) Matches(subject string) bool {
 	}
 }
 
+// Overlaps reports whether some subject is covered by both filters.
+func (f Filter) Overlaps(g Filter) bool {
+	a, b := string(f), string(g)
+	for {
+		at, arest, amore := strings.Cut(a, ".")
+		bt, brest, bmore := strings.Cut(b, ".")
+		switch {
+		case at == ">" || bt == ">":
+			return true
+		case at != "*" && bt != "*" && at != bt, amore != bmore:
+			return false
+		case !amore:
+			return true
+		}
+		a, b = arest, brest
+	}
+}
+
 // Cover returns the narrowest single filter that matches whatever any of the filters matches.
 func Cover(filters []Filter) Filter {
 	if len(filters) == 0 {

@@ -101,6 +101,26 @@ func TestFilterMatches(t *testing.T) {
 	}
 }
 
+func TestFilterOverlaps(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f, g, s := filters().Draw(t, "f"), filters().Draw(t, "g"), subjects().Draw(t, "s")
+		if f.Overlaps(g) != g.Overlaps(f) {
+			t.Fatalf("%s and %s overlap one way only", f, g)
+		}
+		if f.Matches(s) && g.Matches(s) && !f.Overlaps(g) {
+			t.Fatalf("%s and %s both match %s", f, g, s)
+		}
+	})
+	for _, c := range []struct {
+		f, g Filter
+		want bool
+	}{{"orders.>", "shadow.test.>", false}, {">", "shadow.test.>", true}, {"*.test.x", "shadow.test.>", true}, {"shadow.*", "shadow.test.>", false}, {"shadow", "shadow.>", false}} {
+		if got := c.f.Overlaps(c.g); got != c.want {
+			t.Errorf("%s and %s: %t", c.f, c.g, got)
+		}
+	}
+}
+
 func TestCoverCovers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		fs := rapid.SliceOfN(filters(), 1, 4).Draw(t, "filters")
