@@ -33,11 +33,14 @@ type Backend struct {
 	seq    uint64 // counts SetKey: tables know by it whether what they remember is the current key's
 	bytes  int64
 	arena  arena
+	clock  Clock // nil: no state has a TTL, or no time is known
 
 	inFlight *Frozen
 	zombies  []*Frozen // aborted, but still being encoded
 	fresh    bool      // nothing was committed or restored: what is dirty is everything there is
 	full     bool      // the next snapshot must hold everything
+	upcasted bool
+	dropped  []string // states that Restore passed over
 }
 
 type slot struct {
@@ -45,6 +48,23 @@ type slot struct {
 	table table
 	info  StateInfo
 }
+
+// Expires reports by which times entries of the declared states expire: what the owner's Clock must know.
+func (b *Backend) Expires() (processing, event bool) {
+	for i := range b.slots {
+		processing = processing || b.slots[i].info.Expiry == ExpiryProcessing
+		event = event || b.slots[i].info.Expiry == ExpiryEvent
+	}
+	return processing, event
+}
+
+// Upcasted reports whether Restore read objects with an older schema version of a state. The next committed snapshot must then
+// be a full one, see FreezeAll.
+func (b *Backend) Upcasted() bool { return b.upcasted }
+
+// Dropped returns the states that Restore passed over because the operator no longer declares them. With any, the next committed
+// snapshot must be a full one too: else they stay in the chain.
+func (b *Backend) Dropped() []string { return b.dropped }
 
 var timersInfo = StateInfo{Name: timersName, Kind: KindTimers, Codec: "timer", Version: 1}
 

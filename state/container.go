@@ -9,7 +9,8 @@ import (
 
 // Both kinds of objects are containers: a header, compressed blocks, an index and a footer. See FORMAT.md.
 const (
-	formatVersion = 1
+	formatFirst   = 1
+	formatExpiry  = 2 // of snapshots: states say whether their entries expire
 	whatSnapshot  = "snapshot"
 	whatOutput    = "pending output"
 	magicSnapshot = "WEIRSNAP"
@@ -61,10 +62,10 @@ type containerWriter struct {
 	out    []EncodedObject
 }
 
-func newContainerWriter(magic string, kind byte, body []byte, maxObject int) *containerWriter {
+func newContainerWriter(magic string, version uint16, kind byte, body []byte, maxObject int) *containerWriter {
 	h := make([]byte, 0, headLen+len(body)+crcLen)
 	h = append(h, magic...)
-	h = binary.LittleEndian.AppendUint16(h, formatVersion)
+	h = binary.LittleEndian.AppendUint16(h, version)
 	h = append(h, kind, 0)
 	h = binary.LittleEndian.AppendUint32(h, uint32(len(body)))
 	h = append(h, body...)
@@ -133,6 +134,7 @@ func (w *containerWriter) finish() {
 type container struct {
 	what    string
 	data    []byte
+	version uint16
 	kind    byte
 	body    []byte // of the header
 	blocks  []block
@@ -148,10 +150,15 @@ func openContainer(what, magic string, data []byte) (*container, error) {
 	if string(data[:len(magic)]) != magic {
 		return bad("it does not begin with %q", magic)
 	}
-	if v := le.Uint16(data[8:]); v != formatVersion {
-		return bad("format version %d, this program reads %d", v, formatVersion)
+	newest := uint16(formatFirst)
+	if magic == magicSnapshot {
+		newest = formatExpiry
 	}
-	c := &container{what: what, data: data, kind: data[10]}
+	version := le.Uint16(data[8:])
+	if version < formatFirst || version > newest {
+		return bad("format version %d, this program reads %d to %d", version, formatFirst, newest)
+	}
+	c := &container{what: what, data: data, version: version, kind: data[10]}
 	footer := data[len(data)-footerLen:]
 	if string(footer[24:]) != magicEnd {
 		return bad("it does not end with %q", magicEnd)
@@ -236,6 +243,15 @@ func (r *reader) uvarint() uint64 {
 		return 0
 	}
 	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	u := r.uvarint()
+	v := int64(u >> 1)
+	if u&1 != 0 {
+		v = ^v
+	}
 	return v
 }
 

@@ -29,6 +29,7 @@ type StateInfo struct {
 	Kind    string
 	Codec   string // of a map: "key codec,value codec"
 	Version int    // schema version
+	Expiry  Expiry // whether entries expire; states with and without fit each other
 }
 
 // Context gives access to the state of the operator that is running.
@@ -47,9 +48,11 @@ type Descriptor interface {
 
 // spec is a descriptor's identity and declaration.
 type spec struct {
-	info     StateInfo
-	problem  error
-	newTable func(b *Backend) table
+	info      StateInfo
+	problem   error
+	newTable  func(b *Backend) table
+	upcasters []*upcaster // by version
+	ttl       ttl
 }
 
 // Info returns name, kind, codec and schema version.
@@ -63,6 +66,9 @@ func (s *spec) declaration() *spec { return s }
 type options struct {
 	codec, keyCodec any
 	version         int
+	upcasters       []*upcaster
+	ttl             ttl
+	ttls            int // how many were given
 }
 
 // Option changes a descriptor's defaults.
@@ -92,6 +98,7 @@ func declare(name, kind string, opts []Option) (*spec, *options) {
 	if o.keyCodec != nil && kind != KindMap {
 		s.fail("KeyCodec is for map states only")
 	}
+	s.expire(o)
 	return s, o
 }
 

@@ -279,7 +279,7 @@ func FuzzBlock(f *testing.F) {
 	f.Add([]byte("\x01\x02\x01\x00\x00\x00\x06\x00\x00\x00\x02a\x01t\x01\x02"), uint16(1), uint16(0), uint16(15))
 	f.Fuzz(func(t *testing.T, raw []byte, entries, first, last uint16) {
 		h := Header{Tenant: "acme", Job: "job", Operator: "op", KeyGroups: 16, States: newTestBackend(t, allStates...).Infos()}
-		w := newContainerWriter(magicSnapshot, kindDelta, h.appendBody(nil), 0)
+		w := newContainerWriter(magicSnapshot, h.format(), kindDelta, h.appendBody(nil), 0)
 		w.trailer = func(dst []byte) []byte { return append(dst, make([]byte, len(h.States))...) }
 		w.add(raw, int(entries), int(first), int(last))
 		w.finish()

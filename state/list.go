@@ -16,12 +16,21 @@ func NewList[T any](name string, opts ...Option) *List[T] {
 	s, o := declare(name, KindList, opts)
 	elem := choose[T](s, o.codec)
 	s.info.Codec = elem.Name()
-	s.newTable = func(b *Backend) table { return newValueTable(b, name, &listCodec[T]{elem}, listSizer[T]()) }
+	migrate[T](s, o)
+	s.newTable = func(b *Backend) table {
+		if s.ttl.by != NoExpiry {
+			return newTimedTable(b, name, s.ttl, &listCodec[T]{elem}, upcastList[T], listSizer[T]())
+		}
+		return newValueTable(b, name, &listCodec[T]{elem}, upcastList[T], listSizer[T]())
+	}
 	return &List[T]{s}
 }
 
 // Add appends v to the key's list.
 func (d *List[T]) Add(c Context, v T) error {
+	if d.ttl.by != NoExpiry {
+		return change(c, d.spec, func(list []T, _ bool) []T { return append(list, v) })
+	}
 	t, err := tableOf[*valueTable[[]T]](c, d.spec)
 	if err != nil {
 		return err
@@ -33,12 +42,8 @@ func (d *List[T]) Add(c Context, v T) error {
 
 // All returns the key's list. The caller must not change it.
 func (d *List[T]) All(c Context) ([]T, error) {
-	t, err := tableOf[*valueTable[[]T]](c, d.spec)
-	if err != nil {
-		return nil, err
-	}
-	list, _ := t.get()
-	return list[:len(list):len(list)], nil
+	list, _, err := lookup[[]T](c, d.spec)
+	return list[:len(list):len(list)], err
 }
 
 // Len returns the length of the key's list.
@@ -74,7 +79,14 @@ func (c *listCodec[T]) Append(dst []byte, list []T) ([]byte, error) {
 	return dst, nil
 }
 
-func (c *listCodec[T]) Decode(b []byte) ([]T, error) {
+func (c *listCodec[T]) Decode(b []byte) ([]T, error) { return decodeList(b, c.elem.Decode) }
+
+// upcastList reads a list of an older version.
+func upcastList[T any](b []byte, u *upcast) ([]T, error) {
+	return decodeList(b, func(b []byte) (T, error) { return upcastValue[T](b, u) })
+}
+
+func decodeList[T any](b []byte, decode func([]byte) (T, error)) ([]T, error) {
 	r := reader{b: b}
 	n := r.count(1)
 	if r.bad {
@@ -86,7 +98,7 @@ func (c *listCodec[T]) Decode(b []byte) ([]T, error) {
 		if r.bad {
 			return nil, fmt.Errorf("decoding a list: %w: it ends in element %d of %d", codec.ErrMalformed, i, n)
 		}
-		v, err := c.elem.Decode(elem)
+		v, err := decode(elem)
 		if err != nil {
 			return nil, fmt.Errorf("element %d: %w", i, err)
 		}

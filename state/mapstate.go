@@ -16,12 +16,26 @@ func NewMap[K comparable, V any](name string, opts ...Option) *Map[K, V] {
 	s, o := declare(name, KindMap, opts)
 	keys, values := choose[K](s, o.keyCodec), choose[V](s, o.codec)
 	s.info.Codec = keys.Name() + "," + values.Name()
-	s.newTable = func(b *Backend) table { return newMapTable(b, name, keys, values) }
+	migrate[V](s, o)
+	s.newTable = func(b *Backend) table {
+		if s.ttl.by != NoExpiry {
+			return newTimedMap[K, V](b, name, s.ttl, keys, values)
+		}
+		return newMapTable(b, name, keys, values, upcastValue[V], sizer[V]())
+	}
 	return &Map[K, V]{s}
 }
 
 // Get returns the value of entry k of the key's map, and whether there is one.
 func (d *Map[K, V]) Get(c Context, k K) (v V, ok bool, err error) {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedMap[K, V]](c, d.spec)
+		if err != nil {
+			return v, false, err
+		}
+		v, ok = t.get(k)
+		return v, ok, nil
+	}
 	t, err := tableOf[*mapTable[K, V]](c, d.spec)
 	if err != nil {
 		return v, false, err
@@ -42,6 +56,13 @@ func (d *Map[K, V]) Has(c Context, k K) (bool, error) {
 
 // Put sets entry k. What v refers to must not be changed any more. A *QuotaError says that there is no room.
 func (d *Map[K, V]) Put(c Context, k K, v V) error {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedMap[K, V]](c, d.spec)
+		if err != nil {
+			return err
+		}
+		return t.put(k, v)
+	}
 	t, err := tableOf[*mapTable[K, V]](c, d.spec)
 	if err != nil {
 		return err
@@ -51,6 +72,14 @@ func (d *Map[K, V]) Put(c Context, k K, v V) error {
 
 // Remove removes entry k.
 func (d *Map[K, V]) Remove(c Context, k K) error {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedMap[K, V]](c, d.spec)
+		if err != nil {
+			return err
+		}
+		t.remove(k)
+		return nil
+	}
 	t, err := tableOf[*mapTable[K, V]](c, d.spec)
 	if err != nil {
 		return err
@@ -66,6 +95,13 @@ func (d *Map[K, V]) Remove(c Context, k K) error {
 // Each calls fn for every entry of the key's map, in no particular order, until fn returns an error, which it returns. fn may
 // change the map: entries it adds may be visited or not.
 func (d *Map[K, V]) Each(c Context, fn func(k K, v V) error) error {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedMap[K, V]](c, d.spec)
+		if err != nil {
+			return err
+		}
+		return t.each(fn)
+	}
 	t, err := tableOf[*mapTable[K, V]](c, d.spec)
 	if err != nil {
 		return err
@@ -83,6 +119,13 @@ func (d *Map[K, V]) Each(c Context, fn func(k K, v V) error) error {
 
 // Len returns the number of entries of the key's map.
 func (d *Map[K, V]) Len(c Context) (int, error) {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedMap[K, V]](c, d.spec)
+		if err != nil {
+			return 0, err
+		}
+		return t.count(), nil
+	}
 	t, err := tableOf[*mapTable[K, V]](c, d.spec)
 	if err != nil {
 		return 0, err
@@ -95,15 +138,19 @@ func (d *Map[K, V]) Len(c Context) (int, error) {
 
 // Clear removes all entries of the key's map, in a time that grows with their number.
 func (d *Map[K, V]) Clear(c Context) error {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedMap[K, V]](c, d.spec)
+		if err != nil {
+			return err
+		}
+		t.clear()
+		return nil
+	}
 	t, err := tableOf[*mapTable[K, V]](c, d.spec)
 	if err != nil {
 		return err
 	}
-	if n := t.find(); n != nil {
-		for i := range n.items {
-			t.remove(n, n.items[i])
-		}
-	}
+	t.clear()
 	return nil
 }
 
@@ -166,6 +213,7 @@ type mapTable[K comparable, V any] struct {
 	name   string
 	keys   codec.Codec[K]
 	values codec.Codec[V]
+	old    func([]byte, *upcast) (V, error)
 	size   func(V) int
 	fixed  int
 	m      map[string]*mapNode[K, V]
@@ -175,9 +223,10 @@ type mapTable[K comparable, V any] struct {
 	cur    *mapNode[K, V]
 }
 
-func newMapTable[K comparable, V any](b *Backend, name string, keys codec.Codec[K], values codec.Codec[V]) *mapTable[K, V] {
+func newMapTable[K comparable, V any](b *Backend, name string, keys codec.Codec[K], values codec.Codec[V],
+	old func([]byte, *upcast) (V, error), size func(V) int) *mapTable[K, V] {
 	var it item[mapKey[K], V]
-	t := &mapTable[K, V]{b: b, name: name, keys: keys, values: values, size: sizer[V](),
+	t := &mapTable[K, V]{b: b, name: name, keys: keys, values: values, old: old, size: size,
 		fixed: int(unsafe.Sizeof(it)) + entryOverhead, m: make(map[string]*mapNode[K, V])}
 	t.log = newChangelog(t.unlink)
 	return t
@@ -275,6 +324,14 @@ func (t *mapTable[K, V]) remove(n *mapNode[K, V], it *item[mapKey[K], V]) {
 	n.live--
 }
 
+func (t *mapTable[K, V]) clear() {
+	if n := t.find(); n != nil {
+		for i := range n.items {
+			t.remove(n, n.items[i])
+		}
+	}
+}
+
 func (t *mapTable[K, V]) freeze(all bool) part {
 	t.inFly = t.log.freeze(all)
 	return &frozenTable[mapKey[K], V]{segments: t.inFly, key: func(k *mapKey[K]) string { return k.key },
@@ -298,7 +355,30 @@ func (t *mapTable[K, V]) reserve(n int) {
 	}
 }
 
-func (t *mapTable[K, V]) restore(e *Entry) error {
+func (t *mapTable[K, V]) eachKey(fn func(key string)) {
+	for k, n := range t.m {
+		if n.live > 0 {
+			fn(k)
+		}
+	}
+}
+
+// read returns a map where JSON objects can have its keys, else pairs of key and value in the order of the keys' JSON.
+func (t *mapTable[K, V]) read() (any, bool) {
+	n := t.find()
+	if n == nil || n.live == 0 {
+		return nil, false
+	}
+	m := make(map[K]V, n.live)
+	for _, it := range n.items {
+		if it.present {
+			m[it.key.sub] = it.val
+		}
+	}
+	return jsonMap(m), true
+}
+
+func (t *mapTable[K, V]) restore(e *Entry, u *upcast) error {
 	k, err := t.keys.Decode(e.MapKey)
 	if err != nil {
 		return fmt.Errorf("map key: %w", err)
@@ -319,7 +399,7 @@ func (t *mapTable[K, V]) restore(e *Entry) error {
 		}
 		return nil
 	}
-	v, err := t.values.Decode(e.Value)
+	v, err := decodeValue(t.values, t.old, e, u)
 	if err != nil {
 		return err
 	}

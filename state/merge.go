@@ -6,42 +6,95 @@ import (
 	"slices"
 )
 
+// Identity says whose state a snapshot object holds.
+type Identity struct{ Tenant, Job, Operator string }
+
+// MergeSpec says what Rewrite makes of a chain.
+type MergeSpec struct {
+	As        Identity // of the new objects; fields that are empty stay as they are
+	Drop      []string // states that are left out; names that the chain does not have are ignored
+	MaxObject int      // bytes, about; 0: one object
+	// Now is the time, unix nanoseconds, by which entries of states that expire by processing time are left out. 0: none are.
+	Now int64
+}
+
 // Merge turns a chain of snapshot objects of one operator, in the order in which they were committed, into base objects of about
 // maxObject bytes that restore the same state. The parallelism that wrote them may differ. It works on encoded bytes and needs no
-// descriptors. Beside the objects it holds one key group and one block of each object in memory.
+// descriptors: a chain with several schema versions of a state stays one. Beside the objects it holds one key group and one block
+// of each object in memory.
 //
 // A *FormatError says that an object is damaged, a *ForeignError that the objects belong to several operators, a
 // *CompatibilityError that they disagree about a state.
 func Merge(objects [][]byte, maxObject int) ([]EncodedObject, error) {
+	return Rewrite(objects, MergeSpec{MaxObject: maxObject})
+}
+
+// MergeAs is Merge for another owner: the new objects are those of id. It copies what a fork, a restore or an import takes over.
+func MergeAs(objects [][]byte, id Identity, maxObject int) ([]EncodedObject, error) {
+	return Rewrite(objects, MergeSpec{As: id, MaxObject: maxObject})
+}
+
+// Rewrite is Merge with a choice of owner and states.
+func Rewrite(objects [][]byte, spec MergeSpec) ([]EncodedObject, error) {
+	m, err := openChain(objects, spec.Drop)
+	if err != nil || m == nil {
+		return nil, err
+	}
+	m.now = spec.Now
+	for _, n := range []struct {
+		has *string
+		is  string
+	}{{&m.head.Tenant, spec.As.Tenant}, {&m.head.Job, spec.As.Job}, {&m.head.Operator, spec.As.Operator}} {
+		if len(n.is) > maxIdentity {
+			return nil, fmt.Errorf("merging %d objects: the name %.80q is longer than %d bytes", len(objects), n.is, maxIdentity)
+		}
+		if n.is != "" {
+			*n.has = n.is
+		}
+	}
+	if n := len(m.head.appendBody(nil)); n > maxHeader {
+		return nil, formatErrorf(whatSnapshot, "the chain's states need a header of %d bytes, at most %d are allowed", n, maxHeader)
+	}
+	w := newSectionWriter(&m.head, spec.MaxObject)
+	err = m.each(func(group int, entries []mergeEntry) {
+		for _, e := range entries {
+			w.begin(group, e.state)
+			w.raw = append(w.raw, m.arena[e.from:e.to]...)
+			w.end()
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w.close(), nil
+}
+
+// openChain checks the objects' headers and unites their states; nil if there are no objects.
+func openChain(objects [][]byte, drop []string) (*merger, error) {
 	if len(objects) == 0 {
 		return nil, nil
 	}
-	m := merger{index: map[string]int{}}
+	m := &merger{index: map[string]int{}, drop: drop}
 	for i, o := range objects {
 		if err := m.open(o); err != nil {
 			return nil, fmt.Errorf("merging object %d of %d: %w", i+1, len(objects), err)
 		}
 	}
-	w := newSectionWriter(&m.head, maxObject)
-	for g := range m.head.KeyGroups {
-		for i, c := range m.cursors {
-			if err := c.group(g, m.put); err != nil {
-				return nil, fmt.Errorf("merging object %d of %d: %w", i+1, len(objects), err)
-			}
-		}
-		m.flush(w, g)
-	}
-	return w.close(), nil
+	return m, nil
 }
 
 type merger struct {
 	head    Header
+	drop    []string
+	now     int64
+	names   []string // of states, one number each
+	named   []int    // by the header's states
 	cursors []*mergeCursor
 	index   map[string]int // of an entry's identity in entries
 	entries []mergeEntry
 	arena   []byte // keys and values of the group
 	ident   []byte
-	names   arena
+	strings arena
 }
 
 // mergeEntry is the last version of an entry; its encoded form lies in the arena.
@@ -50,7 +103,25 @@ type mergeEntry struct {
 	deleted         bool
 }
 
-// open adds an object and unites its states with those of the others.
+// each calls fn for every key group with the entries that are left of the chain, state by state. fn must not keep them.
+func (m *merger) each(fn func(group int, entries []mergeEntry)) error {
+	for g := range m.head.KeyGroups {
+		for i, c := range m.cursors {
+			if err := c.group(g, m.put); err != nil {
+				return fmt.Errorf("merging object %d of %d: %w", i+1, len(m.cursors), err)
+			}
+		}
+		slices.SortStableFunc(m.entries, func(a, b mergeEntry) int { return a.state - b.state })
+		// Below a base there is nothing to delete.
+		fn(g, slices.DeleteFunc(m.entries, func(e mergeEntry) bool { return e.deleted }))
+		clear(m.index)
+		m.entries, m.arena = m.entries[:0], m.arena[:0]
+	}
+	return nil
+}
+
+// open adds an object and unites its states with those of the others. States of one name and another schema version are listed
+// side by side: each entry stays in the version it was written in.
 func (m *merger) open(object []byte) error {
 	s, err := openSnapshot(object)
 	if err != nil {
@@ -68,53 +139,72 @@ func (m *merger) open(object []byte) error {
 	c := &mergeCursor{snapshot: s, state: make([]int, len(s.States))}
 	var problems []Problem
 	for i, info := range s.States {
-		at := slices.IndexFunc(h.States, func(have StateInfo) bool { return have.Name == info.Name })
+		if slices.Contains(m.drop, info.Name) {
+			c.state[i] = -1
+			continue
+		}
+		at := slices.Index(h.States, info)
 		if at < 0 {
+			problems = append(problems, m.disagrees(info)...)
 			at = len(h.States)
 			h.States = append(h.States, info)
+			m.named = append(m.named, m.nameOf(info.Name))
 		}
-		problems = append(problems, checkCompatible([]StateInfo{info}, h.States[at:at+1])...)
 		c.state[i] = at
 	}
 	if len(problems) > 0 {
 		return &CompatibilityError{s.Operator, problems}
 	}
+	if len(h.States) > maxStates {
+		return formatErrorf(whatSnapshot, "the chain has more than %d states", maxStates)
+	}
 	m.cursors = append(m.cursors, c)
 	return nil
 }
 
+// disagrees compares a state with those of its name that are known already.
+func (m *merger) disagrees(info StateInfo) []Problem {
+	for _, have := range m.head.States {
+		if have.Name == info.Name && (have.Kind != info.Kind || have.Version == info.Version) {
+			return checkState(info, &spec{info: have})
+		}
+	}
+	return nil
+}
+
+// over reports whether an entry has expired.
+func (m *merger) over(e *Entry) bool {
+	return m.now != 0 && e.Expiry == ExpiryProcessing && e.Expires != noTime && e.Expires <= m.now
+}
+
+func (m *merger) nameOf(state string) int {
+	at := slices.Index(m.names, state)
+	if at < 0 {
+		at = len(m.names)
+		m.names = append(m.names, state)
+	}
+	return at
+}
+
 // put notes an entry; a later one with the same identity replaces it.
 func (m *merger) put(c *mergeCursor, e *Entry) error {
-	info := &c.States[e.State]
 	state := c.state[e.State]
-	from := len(m.arena)
-	m.arena = appendEntry(m.arena, e, layoutOf(info.Kind))
-	m.ident = append(m.ident[:0], byte(state), byte(state>>8))
+	if state < 0 {
+		return nil
+	}
+	from, name := len(m.arena), m.named[state]
+	m.arena = appendEntry(m.arena, e, layoutOf(c.States[e.State]))
+	m.ident = append(m.ident[:0], byte(name), byte(name>>8))
 	m.ident = append(binary.AppendUvarint(m.ident, uint64(len(e.Key))), e.Key...)
 	m.ident = append(m.ident, e.MapKey...)
-	me := mergeEntry{state, from, len(m.arena), e.Deleted}
+	me := mergeEntry{state, from, len(m.arena), e.Deleted || m.over(e)}
 	if i, ok := m.index[string(m.ident)]; ok {
 		m.entries[i] = me
 		return nil
 	}
-	m.index[m.names.string(m.ident)] = len(m.entries)
+	m.index[m.strings.string(m.ident)] = len(m.entries)
 	m.entries = append(m.entries, me)
 	return nil
-}
-
-// flush writes the group's entries, state by state, and forgets them.
-func (m *merger) flush(w *sectionWriter, group int) {
-	slices.SortStableFunc(m.entries, func(a, b mergeEntry) int { return a.state - b.state })
-	for _, e := range m.entries {
-		if e.deleted {
-			continue // below a base there is nothing to delete
-		}
-		w.begin(group, e.state)
-		w.raw = append(w.raw, m.arena[e.from:e.to]...)
-		w.end()
-	}
-	clear(m.index)
-	m.entries, m.arena = m.entries[:0], m.arena[:0]
 }
 
 // mergeCursor walks one object group by group.

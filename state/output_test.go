@@ -183,7 +183,7 @@ func FuzzOutput(f *testing.F) {
 	f.Add(o.chunks[0].data, uint16(1))
 	f.Fuzz(func(t *testing.T, raw []byte, entries uint16) {
 		body := append([]byte("\x04acme\x03job\x06counts\x03"), 7)
-		w := newContainerWriter(magicOutput, kindOutput, body, 0)
+		w := newContainerWriter(magicOutput, formatFirst, kindOutput, body, 0)
 		w.add(raw, int(entries), 0, 0)
 		w.finish()
 		o, err := DecodeOutput(outputMeta, w.out[0].Data)

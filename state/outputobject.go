@@ -28,7 +28,7 @@ func (o *Output) Encode(meta OutputMeta, maxObject int) ([]EncodedObject, error)
 	body := appendString(appendString(appendString(nil, meta.Tenant), meta.Job), meta.Sink)
 	body = binary.AppendUvarint(body, uint64(meta.Subtask))
 	body = binary.AppendUvarint(body, meta.Checkpoint)
-	w := newContainerWriter(magicOutput, kindOutput, body, maxObject)
+	w := newContainerWriter(magicOutput, formatFirst, kindOutput, body, maxObject)
 	var raw []byte
 	for i := range o.chunks {
 		c := &o.chunks[i]

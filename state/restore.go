@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 )
 
@@ -62,11 +63,24 @@ func (b *Backend) own(s *snapshot) error {
 }
 
 func (b *Backend) compare(info StateInfo) []Problem {
-	p := checkCompatible([]StateInfo{info}, b.Infos())
+	p := checkCompatible(info, b.specs())
 	if len(p) > 0 && p[0].Undeclared && b.cfg.AllowDropped {
+		if !slices.Contains(b.dropped, info.Name) {
+			b.dropped = append(b.dropped, info.Name)
+		}
 		return nil
 	}
 	return p
+}
+
+func (b *Backend) specs() []*spec {
+	specs := make([]*spec, len(b.slots))
+	for i := range b.slots {
+		if specs[i] = b.slots[i].spec; specs[i] == nil {
+			specs[i] = &spec{info: b.slots[i].info}
+		}
+	}
+	return specs
 }
 
 // reserve makes room for what the objects say they hold, but for no more entries than there are bytes.
@@ -102,12 +116,19 @@ func (b *Backend) route(s *snapshot) []int {
 func (b *Backend) apply(s *snapshot) error {
 	first, last := GroupRange(b.cfg.Subtask, b.cfg.Parallelism, b.cfg.KeyGroups)
 	to := b.route(s)
+	upcasts := make([]*upcast, len(to))
+	for i, slot := range to {
+		if slot >= 0 {
+			upcasts[i] = b.slots[slot].spec.path(b.cfg.Operator, s.States[i].Version)
+			b.upcasted = b.upcasted || upcasts[i] != nil
+		}
+	}
 	put := func(e *Entry) error {
 		slot := to[e.State]
 		if slot < 0 {
 			return nil
 		}
-		if err := b.slots[slot].table.restore(e); err != nil {
+		if err := b.slots[slot].table.restore(e, upcasts[e.State]); err != nil {
 			return fmt.Errorf("decoding an entry of state %q: %w", s.States[e.State].Name, err)
 		}
 		return nil
@@ -127,45 +148,6 @@ func (b *Backend) apply(s *snapshot) error {
 		}
 	}
 	return nil
-}
-
-// CheckCompatible compares a snapshot's states with an operator's descriptors and returns everything that does not fit.
-func CheckCompatible(infos []StateInfo, descs []Descriptor) []Problem {
-	have := []StateInfo{timersInfo}
-	for _, d := range descs {
-		have = append(have, d.Info())
-	}
-	return checkCompatible(infos, have)
-}
-
-func checkCompatible(infos, have []StateInfo) []Problem {
-	var problems []Problem
-	for _, info := range infos {
-		add := func(format string, args ...any) {
-			problems = append(problems, Problem{State: info.Name, Detail: fmt.Sprintf(format, args...)})
-		}
-		found := false
-		for _, h := range have {
-			if h.Name != info.Name {
-				continue
-			}
-			found = true
-			if h.Kind != info.Kind {
-				add("the snapshot has it as a %s state, the operator as a %s state", info.Kind, h.Kind)
-			}
-			if h.Codec != info.Codec {
-				add("the snapshot has it encoded as %s, the operator uses %s", info.Codec, h.Codec)
-			}
-			if h.Version != info.Version {
-				add("the snapshot has it in schema version %d, the operator in %d", info.Version, h.Version)
-			}
-		}
-		if !found {
-			add("the snapshot has it, the operator does not declare it: declare it, or allow dropping it")
-			problems[len(problems)-1].Undeclared = true
-		}
-	}
-	return problems
 }
 
 // arena makes strings that share a few large allocations.

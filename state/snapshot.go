@@ -24,6 +24,9 @@ type Entry struct {
 	MapKey  []byte // of map states the encoded key of the entry; of timers domain and time
 	Value   []byte
 	Deleted bool
+	// Expiry and Expires say when an entry expires, math.MinInt64: its time has not begun. Of states with an expiry.
+	Expiry  Expiry
+	Expires int64
 }
 
 func (h *Header) appendBody(dst []byte) []byte {
@@ -38,8 +41,21 @@ func (h *Header) appendBody(dst []byte) []byte {
 		dst = appendString(dst, s.Kind)
 		dst = appendString(dst, s.Codec)
 		dst = binary.AppendUvarint(dst, uint64(s.Version))
+		if h.format() >= formatExpiry {
+			dst = binary.AppendUvarint(dst, uint64(s.Expiry))
+		}
 	}
 	return dst
+}
+
+// format is the version that the snapshot needs: the oldest one, so that older programs read what they can.
+func (h *Header) format() uint16 {
+	for _, s := range h.States {
+		if s.Expiry != NoExpiry {
+			return formatExpiry
+		}
+	}
+	return formatFirst
 }
 
 // snapshot is a checked snapshot object.
@@ -74,8 +90,15 @@ func openSnapshot(data []byte) (*snapshot, error) {
 	for i := range s.States {
 		info := StateInfo{Name: r.string(), Kind: r.string(), Codec: r.string()}
 		version := r.uvarint()
-		if version > math.MaxInt32 || layoutOf(info.Kind) == 0 {
+		if version > math.MaxInt32 || layoutOf(info) == 0 {
 			return nil, formatErrorf(whatSnapshot, "the header describes state %d in a way that is malformed", i)
+		}
+		if c.version >= formatExpiry {
+			by := r.uvarint()
+			if by >= uint64(expiries) || by > 0 && layoutOf(info)&hasValue == 0 {
+				return nil, formatErrorf(whatSnapshot, "the header describes state %d in a way that is malformed", i)
+			}
+			info.Expiry = Expiry(by)
 		}
 		info.Version = int(version)
 		s.States[i] = info
@@ -97,14 +120,19 @@ type layout uint8
 const (
 	hasValue layout = 1 << iota
 	hasSub
+	hasExpiry
 )
 
-func layoutOf(kind string) layout {
-	switch kind {
+func layoutOf(info StateInfo) layout {
+	expiry := layout(0)
+	if info.Expiry != NoExpiry {
+		expiry = hasExpiry
+	}
+	switch info.Kind {
 	case KindValue, KindList, KindReducing, KindAggregating:
-		return hasValue
+		return hasValue | expiry
 	case KindMap:
-		return hasValue | hasSub
+		return hasValue | hasSub | expiry
 	case KindTimers:
 		return hasSub
 	}
@@ -144,7 +172,8 @@ func (s *snapshot) scan(b *blockScan, first, last int, fn func(*Entry) error) er
 			continue
 		}
 		e.Group, e.State = int(g), int(state)
-		l := layoutOf(s.States[state].Kind)
+		l := layoutOf(s.States[state])
+		e.Expiry = s.States[state].Expiry
 		for ; n > 0; n-- {
 			section.entry(&e, l)
 			if section.bad {
@@ -171,6 +200,9 @@ func (r *reader) entry(e *Entry, l layout) {
 	e.MapKey, e.Value = nil, nil
 	if l&hasSub != 0 {
 		e.MapKey = r.bytes()
+	}
+	if l&hasExpiry != 0 && !e.Deleted {
+		e.Expires = r.varint()
 	}
 	if l&hasValue != 0 && !e.Deleted {
 		e.Value = r.bytes()
@@ -224,7 +256,7 @@ func newSectionWriter(h *Header, maxObject int) *sectionWriter {
 	if h.Base {
 		kind = kindBase
 	}
-	w := &sectionWriter{containerWriter: newContainerWriter(magicSnapshot, kind, h.appendBody(nil), maxObject),
+	w := &sectionWriter{containerWriter: newContainerWriter(magicSnapshot, h.format(), kind, h.appendBody(nil), maxObject),
 		counts: make([]uint64, len(h.States))}
 	w.trailer = func(dst []byte) []byte {
 		for i, n := range w.counts {
@@ -318,6 +350,7 @@ type frozenTable[K comparable, V any] struct {
 	key   func(*K) string
 	sub   func(dst []byte, k *K) ([]byte, error)           // nil: entries have none
 	value func(dst []byte, it *item[K, V]) ([]byte, error) // nil: entries have none
+	skip  func(it *item[K, V]) bool                        // what a base need not have; nil: nothing
 
 	order  []*item[K, V] // by group
 	starts []int         // of each group in order, and the end
@@ -338,6 +371,9 @@ func (t *frozenTable[K, V]) sort(groups int, base bool) {
 				seen[it.key] = struct{}{}
 			}
 			// What came and went between two checkpoints was never in one.
+			if t.skip != nil && base && it.present && t.skip(it) {
+				continue
+			}
 			if it.present || !base && it.born != it.gen {
 				items = append(items, it)
 			}
@@ -394,6 +430,9 @@ func appendEntry(dst []byte, e *Entry, l layout) []byte {
 	dst = append(binary.AppendUvarint(dst, head), e.Key...)
 	if l&hasSub != 0 {
 		dst = append(binary.AppendUvarint(dst, uint64(len(e.MapKey))), e.MapKey...)
+	}
+	if l&hasExpiry != 0 && !e.Deleted {
+		dst = binary.AppendVarint(dst, e.Expires)
 	}
 	if l&hasValue != 0 && !e.Deleted {
 		dst = append(binary.AppendUvarint(dst, uint64(len(e.Value))), e.Value...)

@@ -14,10 +14,16 @@ type table interface {
 	freeze(all bool) part
 	committed(quiet bool)
 	aborted()
-	// restore applies one entry of a snapshot.
-	restore(e *Entry) error
+	// restore applies one entry of a snapshot; u reads the values of older versions, nil: the entry is of the declared one.
+	restore(e *Entry, u *upcast) error
 	// reserve prepares for n entries to be restored.
 	reserve(n int)
+	// eachKey calls fn for every key that has something, in no particular order; it may be called for a key more than once.
+	eachKey(fn func(key string))
+	// clear removes what the current key has.
+	clear()
+	// read returns what the current key has, as something that encoding/json writes in one way only.
+	read() (v any, ok bool)
 }
 
 // entryOverhead is what an item costs beside its key and value: a map slot with its share of empty ones, and bookkeeping.
@@ -28,6 +34,7 @@ type valueTable[T any] struct {
 	b     *Backend
 	name  string
 	codec codec.Codec[T]
+	old   func([]byte, *upcast) (T, error)
 	size  func(T) int // bytes behind a value; nil: none
 	fixed int         // bytes of an item without its key
 	m     map[string]*item[string, T]
@@ -37,9 +44,9 @@ type valueTable[T any] struct {
 	cur   *item[string, T] // nil: the key has no item
 }
 
-func newValueTable[T any](b *Backend, name string, c codec.Codec[T], size func(T) int) *valueTable[T] {
+func newValueTable[T any](b *Backend, name string, c codec.Codec[T], old func([]byte, *upcast) (T, error), size func(T) int) *valueTable[T] {
 	var it item[string, T]
-	t := &valueTable[T]{b: b, name: name, codec: c, size: size, fixed: int(unsafe.Sizeof(it)) + entryOverhead,
+	t := &valueTable[T]{b: b, name: name, codec: c, old: old, size: size, fixed: int(unsafe.Sizeof(it)) + entryOverhead,
 		m: make(map[string]*item[string, T])}
 	t.log = newChangelog(func(it *item[string, T]) {
 		delete(t.m, it.key)
@@ -109,10 +116,13 @@ func (t *valueTable[T]) add(v T) error {
 }
 
 func (t *valueTable[T]) clear() {
-	it := t.find()
-	if it == nil || !it.present {
-		return
+	if it := t.find(); it != nil && it.present {
+		t.drop(it)
 	}
+}
+
+// drop removes an item that is present.
+func (t *valueTable[T]) drop(it *item[string, T]) {
 	if t.size != nil {
 		t.b.bytes -= int64(t.size(it.val))
 	}
@@ -148,7 +158,17 @@ func (t *valueTable[T]) reserve(n int) {
 	}
 }
 
-func (t *valueTable[T]) restore(e *Entry) error {
+func (t *valueTable[T]) eachKey(fn func(key string)) {
+	for k, it := range t.m {
+		if it.present {
+			fn(k)
+		}
+	}
+}
+
+func (t *valueTable[T]) read() (any, bool) { return t.get() }
+
+func (t *valueTable[T]) restore(e *Entry, u *upcast) error {
 	it := t.m[string(e.Key)]
 	if e.Deleted {
 		if it != nil {
@@ -158,7 +178,7 @@ func (t *valueTable[T]) restore(e *Entry) error {
 		}
 		return nil
 	}
-	v, err := t.codec.Decode(e.Value)
+	v, err := decodeValue(t.codec, t.old, e, u)
 	if err != nil {
 		return err
 	}
@@ -172,6 +192,15 @@ func (t *valueTable[T]) restore(e *Entry) error {
 	t.account(v, 1)
 	it.val = v
 	return nil
+}
+
+// decodeValue reads an entry's value, whatever version it is of.
+func decodeValue[T any](c codec.Codec[T], old func([]byte, *upcast) (T, error), e *Entry, u *upcast) (T, error) {
+	if u == nil {
+		return c.Decode(e.Value)
+	}
+	u.group = e.Group
+	return old(e.Value, u)
 }
 
 func (t *valueTable[T]) account(v T, sign int) {

@@ -1,9 +1,12 @@
 package state
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 	"unsafe"
 )
 
@@ -149,7 +152,37 @@ func (t *Timers) reserve(n int) {
 	}
 }
 
-func (t *Timers) restore(e *Entry) error {
+func (t *Timers) eachKey(fn func(key string)) {
+	for k, it := range t.m {
+		if it.present {
+			fn(k.key)
+		}
+	}
+}
+
+// clear removes the current key's timers, in a time that grows with the number of all.
+func (t *Timers) clear() {
+	for k, it := range t.m {
+		if it.present && k.key == t.b.key {
+			t.remove(it)
+		}
+	}
+}
+
+func (t *Timers) read() (any, bool) {
+	var list []TimerInfo
+	for k, it := range t.m {
+		if it.present && k.key == t.b.key {
+			list = append(list, TimerInfo{Domain: k.domain.String(), At: time.Unix(0, k.at).UTC()})
+		}
+	}
+	slices.SortFunc(list, func(a, b TimerInfo) int {
+		return cmp.Or(strings.Compare(a.Domain, b.Domain), a.At.Compare(b.At))
+	})
+	return list, len(list) > 0
+}
+
+func (t *Timers) restore(e *Entry, _ *upcast) error {
 	k, err := decodeTimerKey(e)
 	if err != nil {
 		return err

@@ -14,7 +14,13 @@ func declareValue[T any](name, kind string, opts []Option) *spec {
 	s, o := declare(name, kind, opts)
 	c := choose[T](s, o.codec)
 	s.info.Codec = c.Name()
-	s.newTable = func(b *Backend) table { return newValueTable(b, name, c, sizer[T]()) }
+	migrate[T](s, o)
+	s.newTable = func(b *Backend) table {
+		if s.ttl.by != NoExpiry {
+			return newTimedTable(b, name, s.ttl, c, upcastValue[T], sizer[T]())
+		}
+		return newValueTable(b, name, c, upcastValue[T], sizer[T]())
+	}
 	return s
 }
 
@@ -25,8 +31,19 @@ func (d *Value[T]) Get(c Context) (T, error) {
 }
 
 // Lookup returns the key's value and whether there is one.
-func (d *Value[T]) Lookup(c Context) (v T, ok bool, err error) {
-	t, err := tableOf[*valueTable[T]](c, d.spec)
+func (d *Value[T]) Lookup(c Context) (v T, ok bool, err error) { return lookup[T](c, d.spec) }
+
+// lookup returns what a state has for the current key.
+func lookup[T any](c Context, s *spec) (v T, ok bool, err error) {
+	if s.ttl.by != NoExpiry {
+		t, err := tableOf[*timedTable[T]](c, s)
+		if err != nil {
+			return v, false, err
+		}
+		v, ok = t.get()
+		return v, ok, nil
+	}
+	t, err := tableOf[*valueTable[T]](c, s)
 	if err != nil {
 		return v, false, err
 	}
@@ -34,8 +51,20 @@ func (d *Value[T]) Lookup(c Context) (v T, ok bool, err error) {
 	return v, ok, nil
 }
 
+// change sets what fn makes of what a state has for the current key.
+func change[T any](c Context, s *spec, fn func(old T, ok bool) T) error {
+	t, err := tableOf[*timedTable[T]](c, s)
+	if err != nil {
+		return err
+	}
+	return t.set(fn(t.get()))
+}
+
 // Set sets the key's value. What v refers to must not be changed any more. A *QuotaError says that there is no room.
 func (d *Value[T]) Set(c Context, v T) error {
+	if d.ttl.by != NoExpiry {
+		return change(c, d.spec, func(T, bool) T { return v })
+	}
 	t, err := tableOf[*valueTable[T]](c, d.spec)
 	if err != nil {
 		return err
@@ -45,6 +74,14 @@ func (d *Value[T]) Set(c Context, v T) error {
 
 // Clear removes the key's value.
 func (d *Value[T]) Clear(c Context) error {
+	if d.ttl.by != NoExpiry {
+		t, err := tableOf[*timedTable[T]](c, d.spec)
+		if err != nil {
+			return err
+		}
+		t.clear()
+		return nil
+	}
 	t, err := tableOf[*valueTable[T]](c, d.spec)
 	if err != nil {
 		return err
@@ -70,6 +107,14 @@ func NewReducing[T any](name string, reduce func(a, b T) T, opts ...Option) *Red
 
 // Add folds v into the key's value; the first one is taken as it is.
 func (d *Reducing[T]) Add(c Context, v T) error {
+	if d.ttl.by != NoExpiry {
+		return change(c, d.spec, func(old T, ok bool) T {
+			if ok {
+				return d.reduce(old, v)
+			}
+			return v
+		})
+	}
 	t, err := tableOf[*valueTable[T]](c, d.spec)
 	if err != nil {
 		return err
@@ -81,14 +126,7 @@ func (d *Reducing[T]) Add(c Context, v T) error {
 }
 
 // Get returns the key's value and whether anything was added.
-func (d *Reducing[T]) Get(c Context) (v T, ok bool, err error) {
-	t, err := tableOf[*valueTable[T]](c, d.spec)
-	if err != nil {
-		return v, false, err
-	}
-	v, ok = t.get()
-	return v, ok, nil
-}
+func (d *Reducing[T]) Get(c Context) (v T, ok bool, err error) { return lookup[T](c, d.spec) }
 
 // Clear removes the key's value.
 func (d *Reducing[T]) Clear(c Context) error { return (&Value[T]{d.spec}).Clear(c) }
@@ -118,6 +156,14 @@ func NewAggregating[A Aggregator[In, Acc, Out], In, Acc, Out any](name string, a
 
 // Add folds in into the key's accumulator.
 func (d *Aggregating[In, Acc, Out]) Add(c Context, in In) error {
+	if d.ttl.by != NoExpiry {
+		return change(c, d.spec, func(acc Acc, ok bool) Acc {
+			if !ok {
+				acc = d.agg.Init()
+			}
+			return d.agg.Add(acc, in)
+		})
+	}
 	t, err := tableOf[*valueTable[Acc]](c, d.spec)
 	if err != nil {
 		return err
@@ -131,13 +177,9 @@ func (d *Aggregating[In, Acc, Out]) Add(c Context, in In) error {
 
 // Get returns the result of the key's accumulator and whether anything was added.
 func (d *Aggregating[In, Acc, Out]) Get(c Context) (out Out, ok bool, err error) {
-	t, err := tableOf[*valueTable[Acc]](c, d.spec)
-	if err != nil {
+	acc, ok, err := lookup[Acc](c, d.spec)
+	if err != nil || !ok {
 		return out, false, err
-	}
-	acc, ok := t.get()
-	if !ok {
-		return out, false, nil
 	}
 	return d.agg.Result(acc), true, nil
 }
