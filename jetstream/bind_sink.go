@@ -37,13 +37,13 @@ func (r *resolver) plan(s processor.SinkNeed) (sinkPlan, error) {
 		cfg := r.b.outputBucket(s.Bucket)
 		p.need.stream, p.need.create = cfg.Name, &cfg
 		root := "$KV." + s.Bucket + "."
-		p.prefix = root + string(job.Tenant) + "."
+		p.prefix = root + s.BucketPrefix(job)
 		p.marker = root + tenants.Reserved + "." + string(job.Tenant) + "." + job.Name + ".sink." + s.Sink
 		p.captures = []string{p.prefix + ">"}
 		p.hint = "nats kv add " + s.Bucket
 	default:
-		p.prefix = ns.Prefix(job.Tenant)
-		p.marker = ns.Marker(job, s.Sink)
+		p.prefix = s.Prefix(job, ns)
+		p.marker = s.MarkerSubject(job, ns)
 		p.hint = r.hint()
 		if s.Stream == "" {
 			p.need.create = r.createTenantStream()
@@ -52,11 +52,8 @@ func (r *resolver) plan(s processor.SinkNeed) (sinkPlan, error) {
 			if err := f.Validate(); err != nil {
 				return p, processor.Terminal(err)
 			}
-			p.captures = append(p.captures, ns.Absolute(job.Tenant, string(f)))
+			p.captures = append(p.captures, p.prefix+string(f))
 		}
-	}
-	if s.Marker != "" {
-		p.marker = s.Marker
 	}
 	if err := checkMarker(p.marker); err != nil {
 		return p, processor.Terminal(err)

@@ -112,7 +112,7 @@ func TestBindCreatesWhatIsMissing(t *testing.T) {
 	for name := range w.js.StreamNames(context.Background()).Name() {
 		streams = append(streams, name)
 	}
-	equal(t, "streams after a dry run", len(streams), 2)
+	equal(t, "streams after a dry run", len(streams), 3) // Weir's own: checkpoints, workers, jobs
 	for range 2 {
 		got, err := w.b.Bind(context.Background(), n)
 		ok(t, err)
@@ -137,6 +137,43 @@ func TestBindCreatesWhatIsMissing(t *testing.T) {
 	entry, err := kv.Get(context.Background(), "acme.revenue")
 	ok(t, err)
 	equal(t, "value", string(entry.Value()), "x")
+}
+
+// TestShadowBindings puts everything that a fork publishes under its prefix, also into another stream.
+func TestShadowBindings(t *testing.T) {
+	w := newWorld(t, func(c *jetstream.Config) { c.CreateStreams = false })
+	for name, subject := range map[string]string{"IN": "acme.orders.>", "OUT": "acme.out.>", "SHADOW": "acme.shadow.>"} {
+		w.stream(js.StreamConfig{Name: name, Subjects: []string{subject}, AllowAtomicPublish: true, AllowMsgTTL: true})
+	}
+	n := needs()
+	n.Sinks[0].Marker = "acme.out._weir.revenue"
+	n.Sinks = append(n.Sinks, processor.SinkNeed{Sink: "soon", Subjects: []tenants.Filter{"out.soon"}, AtLeastOnce: true})
+	bound := func() string {
+		t.Helper()
+		b, err := w.b.Bind(context.Background(), n)
+		ok(t, err)
+		var out []string
+		for _, s := range b.Sinks {
+			out = append(out, fmt.Sprint(s.Stream, " ", s.Prefix, " ", s.Marker))
+		}
+		return strings.Join(out, "; ")
+	}
+	equal(t, "without a shadow", bound(), "OUT acme. acme.out._weir.revenue; OUT acme. ")
+	for i := range n.Sinks {
+		n.Sinks[i].Shadow = "shadow.test"
+	}
+	equal(t, "in the shadow", bound(), "SHADOW acme.shadow.test. acme.shadow.test.out._weir.revenue; SHADOW acme.shadow.test. ")
+	n.Sinks[0].Marker = ""
+	equal(t, "default marker", bound(), "SHADOW acme.shadow.test. acme.shadow.test._weir.revenue.sink.out; SHADOW acme.shadow.test. ")
+	// A stream that is named must capture the prefix.
+	n.Sinks[0].Stream = "OUT"
+	if _, err := w.b.Bind(context.Background(), n); err == nil || !strings.Contains(err.Error(), "nats stream edit OUT --subjects 'acme.out.>' --subjects 'acme.shadow.test.out.>'") {
+		t.Errorf("a stream that does not capture the shadow: %v", err)
+	}
+	w = newWorld(t)
+	b, err := w.b.Bind(context.Background(), processor.Needs{Job: job, Sinks: []processor.SinkNeed{{Sink: "counts", Bucket: "counts", Shadow: "shadow.test"}}})
+	ok(t, err)
+	equal(t, "bucket", b.Sinks[0].Prefix+" "+b.Sinks[0].Marker, "$KV.counts.acme.shadow.test. $KV.counts._weir.acme.revenue.sink.counts")
 }
 
 func lastOf(w *world, s processor.SinkBinding) uint64 {

@@ -77,7 +77,7 @@ func (b *Broker) Start(ctx context.Context) error {
 	if b.cfg.CheckOnly {
 		return nil
 	}
-	for _, cfg := range []js.StreamConfig{b.checkpointBucket(), b.workersBucket()} {
+	for _, cfg := range []js.StreamConfig{b.checkpointBucket(), b.workersBucket(), b.jobsBucket()} {
 		if _, err := b.ensureStream(ctx, cfg); err != nil {
 			return asTransient(ctx, fmt.Errorf("start broker: create bucket %s: %w", cfg.Name, err))
 		}

@@ -23,10 +23,12 @@ const (
 	Output
 	// Read carries what readers deliver.
 	Read
+	// Service carries control requests and events: a flood of requests must not delay a commit.
+	Service
 )
 
 func (p Purpose) String() string {
-	return [...]string{"control", "output", "read"}[p]
+	return [...]string{"control", "output", "read", "service"}[p]
 }
 
 // Provider opens connections. The broker asks once per purpose, and again when that connection was closed for good. It owns what

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/weirstream/weir/barriers"
+	"github.com/weirstream/weir/state"
 )
 
 // trigger says that a checkpoint is pending. Sources cut when they read its barrier, or now.
@@ -14,6 +15,10 @@ func (t *task) trigger(ev evTrigger) {
 	}
 	if t.inFlight != 0 && ev.checkpoint > t.inFlight {
 		t.fail(fmt.Errorf("bug: checkpoint %d was triggered while %d is not resolved", ev.checkpoint, t.inFlight))
+		return
+	}
+	if t.finished && ev.inject && t.busy() {
+		t.deferred = &ev
 		return
 	}
 	for i, in := range t.inputs {
@@ -63,7 +68,7 @@ func (t *task) freeze(checkpoint uint64) {
 		}
 	}
 	for _, o := range t.subtasks {
-		s.states = append(s.states, frozenState{operator: o.operator, subtask: o.subtask, frozen: o.backend.Freeze(checkpoint)})
+		s.states = append(s.states, frozenState{operator: o.operator, subtask: o.subtask, frozen: o.freeze(checkpoint), watermark: o.time.snapshot()})
 	}
 	for _, k := range t.sinks {
 		s.outputs = append(s.outputs, stagedOutput{sink: k.name, subtask: k.subtask, output: k.seal()})
@@ -78,6 +83,14 @@ func (t *task) freeze(checkpoint uint64) {
 		}
 	}
 	t.host.snapshot(s)
+}
+
+func (o *operatorSubtask) freeze(checkpoint uint64) *state.Frozen {
+	if o.full {
+		o.full = false
+		return o.backend.FreezeAll(checkpoint)
+	}
+	return o.backend.Freeze(checkpoint)
 }
 
 // committed lets go of what was frozen.
@@ -130,8 +143,13 @@ func (t *task) resolved() {
 func (t *task) frame(input int, in *taskInput, ev evFrame) {
 	f := ev.frame
 	if f.barrier == 0 {
-		t.touch()
-		in.recv.receive(f)
+		if f.count > 0 {
+			t.touch()
+		}
+		if !in.recv.receive(in, f) {
+			in.putBack(ev)
+			return
+		}
 		t.done(input)
 		return
 	}

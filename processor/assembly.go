@@ -15,6 +15,10 @@ type assembly struct {
 	task    *task
 	subtask int
 	made    map[*node]any
+	clocks  map[*node]*sourceClock
+	lines   map[*node]*timeline // operators' own
+	passed  map[*node]*timeline // whose watermark is that of a node's output, in this task
+	sends   map[*node]marker    // the exchanges that KeyBys are here
 	err     error
 }
 
@@ -64,6 +68,13 @@ func (a *assembly) operator(name string) int32 {
 	return int32(len(a.task.operators) - 1)
 }
 
+// clock makes the event time of a source.
+func (a *assembly) clock(n *node, o *timeOptions) *sourceClock {
+	c := newSourceClock(a.task, a.operator(n.name), o)
+	a.clocks[n] = c
+	return c
+}
+
 // backend makes the keyed state of an operator's subtask.
 func (a *assembly) backend(n *node) *state.Backend {
 	cfg := a.plan.cfg
@@ -78,15 +89,19 @@ func (a *assembly) backend(n *node) *state.Backend {
 		}
 		return nil
 	}
+	if processing, event := b.Expires(); processing || event {
+		b.SetClock(&taskTime{task: a.task, line: a.timeline(n, nil)})
+	}
 	if n.process.stateful() {
-		a.task.subtasks = append(a.task.subtasks, &operatorSubtask{operator: n.name, subtask: a.subtask, backend: b})
+		a.task.subtasks = append(a.task.subtasks, &operatorSubtask{operator: n.name, subtask: a.subtask, backend: b, time: a.timeline(n, nil)})
 	}
 	return b
 }
 
-// addTimers registers an operator's timers with the task.
+// addTimers registers an operator's processing-time timers with the task.
 func (a *assembly) addTimers(c *opContext, fire func(at time.Time) error) {
 	a.task.timers = append(a.task.timers, &timerOperator{pc: c, fire: fire})
+	a.stage.timed = true
 }
 
 // output makes the staging of an exactly-once sink's subtask. Subtasks are numbered in the order of the tasks: it is the order

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -45,6 +46,8 @@ type attempt struct {
 	bind    Bindings
 	chains  map[string][]barriers.Object   // of the committed checkpoint, by operator
 	markers map[string]barriers.MarkerSeen // as last seen, by sink
+	full    map[string]bool                // operators whose chain the next committed snapshot replaces
+	config  json.RawMessage                // what the manifests say of the configuration
 
 	current  *pendingCheckpoint
 	queue    []barriers.Action // held back while an abort waits for its uploads
@@ -56,6 +59,14 @@ type attempt struct {
 	roomMade time.Time // when a full bucket was last cleaned up
 	paused   bool
 	draining bool
+	keep     bool      // draining: do not let go of the job, this worker starts it again
+	finish   bool      // bring a job that is to stop to its end instead of running it
+	makings  []*making // savepoints under way, in the order they were asked for
+	holding  *holding  // the sources stand, or are about to
+	stopping *stopping
+	leaving  *leaving
+	tokens   uint64        // numbers the holds
+	saves    int           // numbers the tries to make a savepoint
 	names    atomic.Uint64 // numbers the objects of this attempt
 
 	ended bool
@@ -63,6 +74,7 @@ type attempt struct {
 
 	// progress counts completed checkpoints, for the restart policy and the status.
 	progress *progress
+	history  *history
 }
 
 type waiter struct {
@@ -77,22 +89,20 @@ type merge struct {
 	objects []barriers.Object
 }
 
-// errDrained says that an attempt ended because it was asked to, with everything committed.
-var errDrained = errors.New("drained")
+var (
+	// errDrained says that an attempt ended because it was asked to, with everything committed.
+	errDrained = errors.New("drained")
+	// errStopped says that an attempt ended because the job is to stop, and that its head says so.
+	errStopped = errors.New("stopped")
+	// errRestarted says that an attempt ended because the job is to start again on this worker with another configuration.
+	errRestarted = errors.New("restarted with another configuration")
+)
 
 func (a *attempt) begin() {
 	a.chains = map[string][]barriers.Object{}
 	a.markers = map[string]barriers.MarkerSeen{}
 	a.merges = map[string]*merge{}
 	a.drv.spawn(a.ctx, a.startOp)
-}
-
-// deadline is when handle wants a ctlTick.
-func (a *attempt) deadline() time.Time {
-	if a.coord == nil {
-		return time.Time{}
-	}
-	return a.coord.Deadline()
 }
 
 func (a *attempt) end(err error) {
@@ -107,6 +117,7 @@ func (a *attempt) end(err error) {
 		w.done(CheckpointEvent{}, fmt.Errorf("job %s: the attempt ended before the checkpoint was complete: %w", a.job, err))
 	}
 	a.waiters = nil
+	a.endRequests(err)
 }
 
 func (a *attempt) handle(ev ctlEvent) {
@@ -129,6 +140,7 @@ func (a *attempt) handle(ev ctlEvent) {
 	case ctlRequest:
 		a.request(now, ev.done)
 	case ctlDrain:
+		a.keep = a.keep || ev.keep
 		a.drain(now)
 	case ctlSnapshot:
 		a.onSnapshot(now, ev.snapshot)
@@ -152,11 +164,9 @@ func (a *attempt) handle(ev ctlEvent) {
 	case ctlCleaned:
 		a.onCleaned(ev)
 	case ctlLetGo:
-		if ev.err != nil {
-			a.end(classify(a.job, ev.err))
-			return
-		}
-		a.end(errDrained)
+		a.onLetGo(ev)
+	default:
+		a.handleRequest(now, ev)
 	}
 }
 
@@ -218,7 +228,10 @@ func (a *attempt) tick(now time.Time) {
 	if a.coord == nil {
 		return
 	}
+	a.expireHold(now)
+	a.expireMakings(now)
 	a.apply(a.coord.Tick(now))
+	a.pursue(now)
 }
 
 func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
@@ -228,6 +241,7 @@ func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
 	}
 	s := ev.start
 	a.rec, a.plan, a.bind, a.markers, a.chains = s.rec, s.plan, s.bind, s.markers, s.chains
+	a.full, a.config = s.full, s.config
 	inStream := a.cfg.Checkpoint.Barriers != BarriersAtReader && !a.topo.BarriersAtReader()
 	for _, b := range a.bind.Sources {
 		inStream = inStream && b.Barrier != ""
@@ -247,8 +261,12 @@ func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
 	a.emitJob(JobEvent{Job: a.job, State: JobRunning, Epoch: a.rec.Head.Epoch, At: now})
 	a.log.Info("job runs", "checkpoint", a.rec.Head.Checkpoint)
 	a.drv.launch(a.plan, s.positions, s.readers)
+	a.takeOverOwed(now, s.owed)
 	if a.draining {
 		a.drain(now)
+	}
+	if a.stopping != nil {
+		a.beginStop(now)
 	}
 	if len(a.waiters) > 0 {
 		a.apply(a.coord.Request(now))
@@ -270,6 +288,10 @@ func (a *attempt) request(now time.Time, done func(CheckpointEvent, error)) {
 	} else if a.rec != nil {
 		w.after = a.rec.Head.Checkpoint
 	}
+	if a.leaving != nil && done != nil {
+		done(CheckpointEvent{}, refuse(ReasonNotRunning, "job %s is being stopped", a.job))
+		return
+	}
 	if done != nil {
 		a.waiters = append(a.waiters, w)
 	}
@@ -289,11 +311,11 @@ func (a *attempt) drain(now time.Time) {
 		if err != nil || a.ended {
 			return
 		}
-		rec := a.rec
-		a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
-			_, err := barriers.LetGo(a.ask(ctx, io), rec, barriers.StateReleased)
-			return ctlLetGo{err}
-		})
+		if a.keep {
+			a.leave("", errRestarted)
+		} else {
+			a.leave(barriers.StateReleased, errDrained)
+		}
 	})
 }
 
@@ -302,6 +324,10 @@ func (a *attempt) drain(now time.Time) {
 func (a *attempt) apply(actions []barriers.Action) {
 	a.queue = append(a.queue, actions...)
 	for len(a.queue) > 0 && !a.ended && !a.aborting() {
+		if a.leaving != nil {
+			a.queue = nil
+			return
+		}
 		act := a.queue[0]
 		a.queue = a.queue[1:]
 		switch act := act.(type) {
@@ -371,6 +397,7 @@ func (a *attempt) abort(act barriers.Abort) {
 		return
 	}
 	a.log.Warn("checkpoint aborted", "checkpoint", act.Checkpoint, "err", act.Err)
+	a.recordFailed(cp, a.drv.now(), act.Err)
 	if a.listen.CheckpointFailed != nil {
 		a.listen.CheckpointFailed(CheckpointFailure{Job: a.job, Checkpoint: act.Checkpoint, Err: act.Err, At: a.drv.now()})
 	}
@@ -391,8 +418,14 @@ func (a *attempt) finishAbort() {
 		a.garbage = append(a.garbage, r.allObjects()...)
 	}
 	a.current = nil
+	if s := a.stopping; s != nil && s.finished && a.leaving == nil {
+		a.end(fmt.Errorf("job %s: the last checkpoint of its drain failed: %w", a.job, cp.aborted))
+		return
+	}
 	a.tellAll(evAborted{cp.id})
 	a.apply(nil)
+	a.tryLeave()
+	a.pursue(a.drv.now())
 }
 
 func (a *attempt) emitJob(ev JobEvent) {

@@ -20,7 +20,9 @@ type pendingCheckpoint struct {
 	uploading int
 	results   map[int]*uploaded // by task
 	sources   []barriers.Source
-	aborted   error // not nil: it waits only for its uploads to end
+	times     map[string]int64 // operators' watermarks, each the minimum over its subtasks
+	savepoint bool             // a savepoint is made of it
+	aborted   error            // not nil: it waits only for its uploads to end
 
 	manifest  *barriers.Manifest
 	chains    map[string][]barriers.Object
@@ -42,6 +44,7 @@ func (a *attempt) onSnapshot(now time.Time, s *taskSnapshot) {
 		a.coord.Echoed(now, src.Name)
 	}
 	cp.sources = append(cp.sources, s.sources...)
+	cp.observe(s)
 	cp.event.Aligned = max(cp.event.Aligned, s.aligned)
 	cp.event.Frozen = max(cp.event.Frozen, s.frozeIn)
 	cp.uploading++
@@ -51,6 +54,26 @@ func (a *attempt) onSnapshot(now time.Time, s *taskSnapshot) {
 		result, err := u.run(ctx, s)
 		return ctlUploaded{checkpoint: cp.id, task: s.task, result: result, err: err}
 	})
+}
+
+// observe notes the operators' watermarks. Behind the barrier's alignment all subtasks of one have been told the same; where that
+// should not hold, the minimum is the one at which nothing fires early.
+func (cp *pendingCheckpoint) observe(s *taskSnapshot) {
+	if cp.times == nil {
+		cp.times = make(map[string]int64)
+	}
+	for _, st := range s.states {
+		if wm, ok := cp.times[st.operator]; !ok || st.watermark < wm {
+			cp.times[st.operator] = st.watermark
+		}
+	}
+}
+
+func (cp *pendingCheckpoint) watermark(operator string) *int64 {
+	if wm, ok := cp.times[operator]; ok {
+		return recordWatermark(wm)
+	}
+	return nil
 }
 
 // onWait reports from an upload that waits for room or for the broker; the driver brings it to the control loop.
@@ -98,10 +121,11 @@ func (a *attempt) commit(id uint64) {
 func (a *attempt) commitNow(id uint64) {
 	cp := a.current
 	cp.acked = a.drv.now()
+	a.serve(cp)
 	cp.manifest = a.compose(cp)
-	rec, m, retain := a.rec, cp.manifest, a.cfg.Checkpoint.Retained
+	rec, m, retain, pinned := a.rec, cp.manifest, a.cfg.Checkpoint.Retained, a.pinned()
 	a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
-		next, err := barriers.Commit(a.ask(ctx, io), rec, m, retain)
+		next, err := barriers.Commit(a.ask(ctx, io), rec, m, retain, pinned...)
 		return ctlCommitted{checkpoint: id, rec: next, err: err}
 	})
 }
@@ -115,6 +139,7 @@ func (a *attempt) onCommitted(now time.Time, ev ctlCommitted) {
 	cp := a.current
 	a.rec = ev.rec
 	a.chains = cp.chains
+	clear(a.full)
 	for operator, prefix := range cp.merged {
 		if m := a.merges[operator]; m != nil && m.prefix == prefix && !m.running {
 			delete(a.merges, operator)
@@ -123,6 +148,10 @@ func (a *attempt) onCommitted(now time.Time, ev ctlCommitted) {
 	cp.committed = now
 	cp.event.Committed = now.Sub(cp.acked)
 	a.tellAll(evCommitted{cp.id})
+	if a.lastCommitted(cp) {
+		a.tellStopping()
+		return
+	}
 	a.apply(a.coord.CommitDone(now, ev.checkpoint, nil))
 }
 
@@ -179,6 +208,7 @@ func (a *attempt) complete(id uint64) {
 		ev.Messages += s.Total
 	}
 	a.progress.completed(ev)
+	a.recordCompleted(cp, ev)
 	if a.listen.Checkpoint != nil {
 		a.listen.Checkpoint(ev)
 	}
@@ -195,8 +225,13 @@ func (a *attempt) complete(id uint64) {
 	for _, w := range satisfied {
 		w.done(ev, nil)
 	}
-	a.startMerges()
-	a.startCleanup()
+	a.releasedSavepoints(cp)
+	a.lastCompleted(id)
+	if a.leaving == nil {
+		a.startMerges()
+		a.startCleanup()
+		a.pursue(now)
+	}
 }
 
 // compose builds the manifest of a checkpoint all of whose parts are uploaded.
@@ -207,13 +242,14 @@ func (a *attempt) compose(cp *pendingCheckpoint) *barriers.Manifest {
 		Checkpoint: cp.id, Epoch: a.rec.Head.Epoch, Owner: a.nonce, CreatedAt: a.drv.now().UnixNano(),
 		Weir: Version, Topology: a.topo.Fingerprint(),
 		Parallelism: a.cfg.Parallelism, KeyGroups: a.plan.keyGroups(), Params: a.plan.paramText(),
-		Choices: a.choices(),
+		Choices: a.choices(), TopologyName: a.topo.Name(), Config: a.config, Owed: a.owed(),
 	}
 	for _, b := range a.bind.Sources {
 		src := barriers.Source{Name: b.Source, Stream: b.Stream, Created: b.Created, Filter: b.Filter}
 		for _, s := range cp.sources {
 			if s.Name == b.Source {
 				src.Position, src.Tail = s.Position, s.Tail
+				src.Watermark, src.Idle = s.Watermark, s.Idle
 			}
 		}
 		m.Sources = append(m.Sources, src)
@@ -227,7 +263,9 @@ func (a *attempt) composeState(cp *pendingCheckpoint, m *barriers.Manifest) {
 	cp.chains, cp.merged = map[string][]barriers.Object{}, map[string]int{}
 	for _, op := range a.plan.statefulOperators() {
 		chain := slices.Clone(a.chains[op.name])
-		if mg := a.merges[op.name]; mg != nil && !mg.running && mg.objects != nil {
+		if a.full[op.name] {
+			chain = nil // every subtask's snapshot is a base
+		} else if mg := a.merges[op.name]; mg != nil && !mg.running && mg.objects != nil {
 			chain = append(slices.Clone(mg.objects), chain[mg.prefix:]...)
 			cp.merged[op.name] = mg.prefix
 		}
@@ -239,7 +277,7 @@ func (a *attempt) composeState(cp *pendingCheckpoint, m *barriers.Manifest) {
 			}
 		}
 		cp.chains[op.name] = chain
-		m.Operators = append(m.Operators, barriers.Operator{Name: op.name, States: op.infos, Chain: chain})
+		m.Operators = append(m.Operators, barriers.Operator{Name: op.name, States: op.infos, Chain: chain, Watermark: cp.watermark(op.name)})
 	}
 }
 

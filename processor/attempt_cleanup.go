@@ -16,19 +16,20 @@ const orphanEvery = 200
 func (a *attempt) startMerges() {
 	for _, operator := range sortedKeys(a.chains) {
 		chain := a.chains[operator]
-		if a.merges[operator] != nil || !outgrown(chain, a.cfg.MergeAfter) {
+		if a.merges[operator] != nil || a.full[operator] || !outgrown(chain, a.cfg.MergeAfter) {
 			continue
 		}
 		mg := &merge{running: true, prefix: len(chain)}
 		a.merges[operator] = mg
 		names := a.objectNames(a.rec.Head.Checkpoint)
 		checkpoint := a.rec.Head.Checkpoint
+		now := a.drv.now().UnixNano()
 		a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
 			objects, err := a.fetch(ctx, io, chain)
 			if err != nil {
 				return ctlMerged{operator: operator, prefix: mg.prefix, err: err}
 			}
-			encoded, err := state.Merge(objects, maxObject)
+			encoded, err := state.Rewrite(objects, state.MergeSpec{MaxObject: maxObject, Now: now})
 			if err != nil {
 				return ctlMerged{operator: operator, prefix: mg.prefix, err: err}
 			}

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,6 +18,9 @@ type started struct {
 	plan    *plan
 	markers map[string]barriers.MarkerSeen
 	chains  map[string][]barriers.Object
+	full    map[string]bool // operators whose next committed snapshot must hold everything, see restoreOperator
+	config  json.RawMessage
+	owed    []barriers.OwedSavepoint // see attempt.takeOverOwed
 	// positions by source, and where each reader starts.
 	positions map[string]barriers.Source
 	readers   []sourceReader
@@ -34,27 +38,34 @@ func (a *attempt) startOp(ctx context.Context, io effects) ctlEvent {
 
 func (a *attempt) start(ctx context.Context, io effects) (*started, error) {
 	ask := a.ask(ctx, io)
+	// Check against an ordinary read, before anything is taken from a running owner.
+	rec, m, err := barriers.Inspect(ask, string(a.job.Tenant), a.job.Name)
+	if err != nil {
+		return nil, classify(a.job, err)
+	}
+	if a.finish {
+		return nil, a.finishStop(ctx, io, rec)
+	}
 	bind, err := io.Bind(ctx, a.needs)
 	if err != nil {
 		return nil, err
 	}
-	s := &started{bind: bind, markers: map[string]barriers.MarkerSeen{}, chains: map[string][]barriers.Object{}}
-	// Check against an ordinary read, before anything is taken from a running owner.
-	_, m, err := barriers.Inspect(ask, string(a.job.Tenant), a.job.Name)
-	if err != nil {
-		return nil, classify(a.job, err)
+	s := &started{bind: bind, markers: map[string]barriers.MarkerSeen{}, chains: map[string][]barriers.Object{}, full: map[string]bool{}}
+	if s.config, err = a.cfg.record(); err != nil {
+		return nil, Terminal(err)
 	}
-	if err := a.checkCompatible(m); err != nil {
+	if p := a.pendingStart(rec); p != nil {
+		src, err := a.findSource(ask, *p)
+		if err != nil {
+			return nil, err
+		}
+		if err := a.checkSource(ctx, io, src, bind); err != nil {
+			return nil, err
+		}
+	} else if err := errors.Join(a.mayGoOn(rec), a.checkCompatible(m)); err != nil {
 		return nil, err
 	}
-	s.rec, m, err = barriers.Acquire(ask, barriers.AcquireSpec{
-		Tenant: string(a.job.Tenant), Job: a.job.Name, Worker: a.worker, Owner: a.nonce, Observed: a.observed,
-	})
-	if err != nil {
-		err = classify(a.job, fmt.Errorf("acquiring the job: %w", err))
-		if record := (*barriers.RecordError)(nil); errors.As(err, &record) { // the manifest: a later owner may have removed it
-			err = a.judge(ctx, io, err)
-		}
+	if m, err = a.acquire(ctx, io, s, barriers.StateRunning); err != nil {
 		return nil, err
 	}
 	if err := a.takeOver(ctx, io, s, m); err != nil {
@@ -66,11 +77,25 @@ func (a *attempt) start(ctx context.Context, io effects) (*started, error) {
 	return s, nil
 }
 
-// takeOver is what follows the acquire.
-func (a *attempt) takeOver(ctx context.Context, io effects, s *started, m *barriers.Manifest) error {
-	ask, bind := a.ask(ctx, io), s.bind
-	targets := a.sinkTargets(bind, m)
-	markers, err := barriers.Fence(ask, s.rec, targets)
+func (a *attempt) acquire(ctx context.Context, io effects, s *started, as barriers.HeadState) (*barriers.Manifest, error) {
+	rec, m, err := barriers.Acquire(a.ask(ctx, io), barriers.AcquireSpec{
+		Tenant: string(a.job.Tenant), Job: a.job.Name, Worker: a.worker, Owner: a.nonce, Observed: a.observed, State: as,
+	})
+	if err != nil {
+		err = classify(a.job, fmt.Errorf("acquiring the job: %w", err))
+		if record := (*barriers.RecordError)(nil); errors.As(err, &record) { // the manifest: a later owner may have removed it
+			err = a.judge(ctx, io, err)
+		}
+		return nil, err
+	}
+	s.rec = rec
+	return m, nil
+}
+
+// settle fences and verifies the sinks, and publishes what the committed checkpoint owes them.
+func (a *attempt) settle(ctx context.Context, io effects, s *started, m *barriers.Manifest) error {
+	targets := a.sinkTargets(s.bind, m)
+	markers, err := barriers.Fence(a.ask(ctx, io), s.rec, targets)
 	if err != nil {
 		return classify(a.job, fmt.Errorf("fencing the sinks: %w", err))
 	}
@@ -80,14 +105,26 @@ func (a *attempt) takeOver(ctx context.Context, io effects, s *started, m *barri
 	for name, mk := range markers {
 		s.markers[name] = mk.Now
 	}
-	if m != nil {
-		if err := a.releaseOwed(ctx, io, s, m); err != nil {
-			return err
-		}
-		// Somebody may have deployed in between: what was checked above is checked again on what is committed now.
-		if err := a.checkCompatible(m); err != nil {
-			return err
-		}
+	if m == nil {
+		return nil
+	}
+	return a.releaseOwed(ctx, io, s, m)
+}
+
+// takeOver is what follows the acquire.
+func (a *attempt) takeOver(ctx context.Context, io effects, s *started, m *barriers.Manifest) error {
+	if err := a.settle(ctx, io, s, m); err != nil {
+		return err
+	}
+	// Somebody may have deployed in between: what was checked above is checked again on what is committed now.
+	var err error
+	if p := a.pendingStart(s.rec); p != nil {
+		m, err = a.startFrom(ctx, io, s, *p, m)
+	} else {
+		err = errors.Join(a.mayGoOn(s.rec), a.checkCompatible(m))
+	}
+	if err != nil {
+		return err
 	}
 	return a.load(ctx, io, s, m)
 }
@@ -100,38 +137,10 @@ func (a *attempt) checkCompatible(m *barriers.Manifest) error {
 	if m.Tenant != string(a.job.Tenant) || m.Job != a.job.Name {
 		return Terminal(fmt.Errorf("the manifest of checkpoint %d belongs to job %s/%s", m.Checkpoint, m.Tenant, m.Job))
 	}
-	if a.cfg.Parallelism > m.KeyGroups {
-		return Terminal(fmt.Errorf("parallelism %d is above the %d key groups that the job's first checkpoint fixed: use at most %d", a.cfg.Parallelism, m.KeyGroups, m.KeyGroups))
+	if problems := a.problems(m); len(problems) > 0 {
+		return Terminal(&IncompatibleError{Job: a.job, Problems: problems})
 	}
-	return a.checkState(m.Operators)
-}
-
-// checkState compares every operator's recorded states with the topology's and reports all problems at once.
-func (a *attempt) checkState(operators []barriers.Operator) error {
-	descriptors := a.topo.Descriptors()
-	var errs []error
-	for _, op := range operators {
-		descs, ok := descriptors[op.Name]
-		if !ok {
-			if len(op.Chain) > 0 && !a.cfg.AllowDroppedState {
-				errs = append(errs, fmt.Errorf("operator %s has state in the checkpoint and is not in the topology: put it back, or set AllowDroppedState", op.Name))
-			}
-			continue
-		}
-		infos := make([]state.StateInfo, len(op.States))
-		for i, s := range op.States {
-			infos[i] = state.StateInfo{Name: s.Name, Kind: s.Kind, Codec: s.Codec, Version: s.Version}
-		}
-		for _, p := range state.CheckCompatible(infos, descs) {
-			if !p.Undeclared || !a.cfg.AllowDroppedState {
-				errs = append(errs, fmt.Errorf("operator %s, state %q: %s", op.Name, p.State, p.Detail))
-			}
-		}
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return Terminal(fmt.Errorf("the committed state does not fit the topology: %w", errors.Join(errs...)))
+	return nil
 }
 
 // sinkTargets lists every marker that must be fenced: the topology's sinks, and those that the committed checkpoint still owes
@@ -195,7 +204,7 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 	}
 	s.plan, err = newPlan(a.topo, planConfig{
 		Job: a.job, Prefix: io.Namespace().Prefix(a.job.Tenant), Parallelism: a.cfg.Parallelism, KeyGroups: keyGroups, Params: params,
-		Bindings: s.bind, Epoch: s.rec.Head.Epoch, Nonce: a.nonce, AllowDroppedState: a.cfg.AllowDroppedState,
+		Bindings: s.bind, Epoch: s.rec.Head.Epoch, Nonce: a.nonce, AllowDroppedState: a.cfg.AllowDroppedState, Marks: a.cfg.Marks,
 		MaxKeyBytes: a.cfg.Quota.KeyBytes, MaxStateBytes: a.cfg.Quota.StateBytes, MaxPendingBytes: a.cfg.Quota.PendingBytes / int64(a.cfg.Parallelism),
 	})
 	if err != nil {
@@ -205,13 +214,16 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 	if m != nil {
 		for _, op := range m.Operators {
 			s.chains[op.Name] = op.Chain
-			if err := a.restoreOperator(ctx, io, s.plan, op); err != nil {
+			full, err := a.restoreOperator(ctx, io, s.plan, op)
+			if err != nil {
 				return err
 			}
+			if full {
+				s.full[op.Name] = true
+			}
 		}
-		for _, src := range m.Sources {
-			s.positions[src.Name] = src
-		}
+		s.positions = a.positionsOf(m)
+		s.owed = m.Owed
 	}
 	for i, t := range s.plan.tasks {
 		for input, source := range t.sourceInputs() {
@@ -250,8 +262,10 @@ const (
 	maxBatchBytes   = 1 << 20
 )
 
-// restoreOperator loads an operator's chain once and lets every subtask take its key groups.
-func (a *attempt) restoreOperator(ctx context.Context, io effects, p *plan, op barriers.Operator) error {
+// restoreOperator loads an operator's chain once and lets every subtask take its key groups. It reports whether the operator's states
+// are others than those in the chain: upcast, dropped or added. Then the next snapshot holds everything and starts a new chain, lest one
+// chain tell two schemas. Until it is committed the old chain stays.
+func (a *attempt) restoreOperator(ctx context.Context, io effects, p *plan, op barriers.Operator) (full bool, err error) {
 	var subtasks []*operatorSubtask
 	for _, t := range p.tasks {
 		for _, sub := range t.stateful() {
@@ -261,18 +275,31 @@ func (a *attempt) restoreOperator(ctx context.Context, io effects, p *plan, op b
 		}
 	}
 	if len(subtasks) == 0 {
-		return nil // dropped: checkState allowed it
+		return false, nil // dropped: problems allowed it
 	}
 	objects, err := a.fetch(ctx, io, op.Chain)
 	if err != nil {
-		return fmt.Errorf("loading the state of operator %s: %w", op.Name, err)
+		return false, fmt.Errorf("loading the state of operator %s: %w", op.Name, err)
 	}
 	for _, sub := range subtasks {
+		sub.time.restore(op.Watermark)
 		if err := sub.backend.Restore(objects); err != nil {
-			return Terminal(fmt.Errorf("restoring operator %s, subtask %d: %w", op.Name, sub.subtask, err))
+			return false, Terminal(fmt.Errorf("restoring operator %s, subtask %d: %w", op.Name, sub.subtask, err))
 		}
+		full = full || sub.backend.Upcasted() || len(sub.backend.Dropped()) > 0
 	}
-	return nil
+	if len(objects) == 0 {
+		return false, nil
+	}
+	full = full || !sameStates(stateInfosOf(op), subtasks[0].backend.Infos())
+	for _, sub := range subtasks {
+		sub.full = full
+	}
+	return full, nil
+}
+
+func sameStates(a, b []state.StateInfo) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(i state.StateInfo) bool { return !slices.Contains(b, i) })
 }
 
 func (a *attempt) fetch(ctx context.Context, io effects, chain []barriers.Object) ([][]byte, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"slices"
 
 	"github.com/weirstream/weir/tenants"
 )
@@ -64,17 +65,29 @@ func (b *Builder) Build() (*Topology, error) {
 
 // checkUse finds operators whose work goes nowhere: a keyed stream that nothing processes is surely a slip.
 func (b *Builder) checkUse() {
+	used := b.read()
+	for _, n := range b.nodes {
+		if !used[n] && !n.joined && (n.kind == KindKeyBy || n.kind == KindSource || n.kind == KindSideOutput) {
+			b.fail(n.label(), n.at, fmt.Errorf("nothing reads this %s", n.kind))
+		}
+	}
+}
+
+// read returns the nodes that another one reads.
+func (b *Builder) read() map[*node]bool {
 	used := make(map[*node]bool)
 	for _, n := range b.nodes {
 		for _, in := range n.inputs {
 			used[in] = true
 		}
 	}
-	for _, n := range b.nodes {
-		if !used[n] && (n.kind == KindKeyBy || n.kind == KindSource || n.kind == KindSideOutput) {
-			b.fail(n.label(), n.at, fmt.Errorf("nothing reads this %s", n.kind))
-		}
-	}
+	return used
+}
+
+// kept returns the nodes of the topology: all but the KeyBys that joins have taken the place of.
+func (b *Builder) kept() []*node {
+	used := b.read()
+	return slices.DeleteFunc(slices.Clone(b.nodes), func(n *node) bool { return n.joined && !used[n] })
 }
 
 func (b *Builder) fail(operator, at string, err error) {

@@ -33,6 +33,12 @@ type RuntimeConfig struct {
 	// MaxStarting bounds how many jobs start at the same time, so that thousands that start together, or come back after the broker
 	// was away, do not time each other out. Zero: 32.
 	MaxStarting int
+	// Topologies are what this worker runs without a deployment in code: every job of every tenant whose intent names one of them.
+	// A job that only Deploy names runs on the workers that call it, since they alone know its parameters.
+	Topologies []*Topology
+	// JobConfig returns what a job starts from that no code deploys here: a fork, one that another program deployed. What its
+	// intent says goes on top. nil: the zero JobConfig.
+	JobConfig func(t *Topology, job tenants.JobID) JobConfig
 }
 
 func (c RuntimeConfig) withDefaults() RuntimeConfig {
@@ -65,6 +71,17 @@ func (c RuntimeConfig) Validate() error {
 	if c.Worker != "" {
 		if err := tenants.ID(c.Worker).Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("RuntimeConfig.Worker: %w", err))
+		}
+	}
+	names := map[string]bool{}
+	for _, t := range c.Topologies {
+		switch {
+		case t == nil:
+			errs = append(errs, errors.New("RuntimeConfig.Topologies holds a nil: Build returned an error that was not handled"))
+		case names[t.Name()]:
+			errs = append(errs, fmt.Errorf("RuntimeConfig.Topologies holds two topologies of the name %s", t.Name()))
+		default:
+			names[t.Name()] = true
 		}
 	}
 	d := c.withDefaults()
@@ -166,7 +183,9 @@ type JobConfig struct {
 	// Checkpoint, Restart and Quota: see there.
 	Checkpoint CheckpointConfig
 	Restart    RestartConfig
-	Quota      tenants.Quota
+	// Marks says whether messages in the input streams may ask for savepoints, see HeaderMark.
+	Marks MarkConfig
+	Quota tenants.Quota
 	// Streams names the stream of a source or sink where subjects alone do not decide it, by operator name.
 	Streams map[string]string
 	// AllowDataLoss goes on where an input stream was recreated, rolled back or trimmed, from the nearest record that exists.
@@ -174,6 +193,11 @@ type JobConfig struct {
 	AllowDataLoss bool
 	// AllowDroppedState drops state of operators and descriptors that the topology no longer has.
 	AllowDroppedState bool
+	// Start is where the job starts, once; zero: where it ended. What an operator asked for since goes before it.
+	Start StartPoint
+	// Shadow is a relative subject prefix that everything the job's sinks publish goes under, markers too; KV sinks put it before their
+	// keys. It stays for the job's life: a marker does not move.
+	Shadow string
 	// MergeAfter is the number of deltas after which a chain is merged into a new base, whatever their size. Zero: 20.
 	MergeAfter int
 }
@@ -187,12 +211,14 @@ func (c JobConfig) withDefaults(t *Topology) JobConfig {
 	setDefault(&c.MergeAfter, 20)
 	c.Checkpoint = c.Checkpoint.withDefaults()
 	c.Restart = c.Restart.withDefaults()
+	c.Marks = c.Marks.withDefaults()
 	c.Quota = c.Quota.WithDefaults()
 	return c
 }
 
 func (c JobConfig) validate() error {
-	errs := c.Checkpoint.validate()
+	errs := append(c.Checkpoint.validate(), c.Marks.validate()...)
+	errs = append(errs, c.Start.validate(c.Name)...)
 	if err := tenants.ValidateName("job", c.Name); err != nil {
 		errs = append(errs, err)
 	}
@@ -228,8 +254,14 @@ func (c JobConfig) apply(n *Needs) error {
 		if stream := c.Streams[s.Sink]; stream != "" {
 			s.Stream = stream
 		}
+		if !s.DeadLetters {
+			s.Shadow = c.Shadow
+		}
 	}
 	var errs []error
+	if err := checkShadow(c.Shadow, n.Sources); err != nil {
+		errs = append(errs, err)
+	}
 	for _, name := range sortedKeys(c.Streams) {
 		if !known[name] {
 			errs = append(errs, fmt.Errorf("JobConfig.Streams names %q, which is no source or sink of the topology", name))

@@ -30,7 +30,9 @@ type opContext struct {
 	op      int32
 	subtask int
 	backend *state.Backend
+	time    *timeline
 	timers  bool
+	event   *eventTimers // nil: it has no OnEventTimer
 	key     string
 	params  []boundParam
 	tags    []boundTag
@@ -49,7 +51,7 @@ type boundTag struct {
 func (c *opContext) bind(a *assembly, n *node) {
 	c.task, c.name, c.op = a.task, n.name, a.operator(n.name)
 	c.subtask, c.backend = a.subtask, a.backend(n)
-	c.timers = n.process.onTimer != nil
+	c.time, c.timers = a.timeline(n, nil), n.process.onTimer != nil
 	for _, p := range n.process.params {
 		c.params = append(c.params, boundParam{p, a.plan.params[p]})
 	}
@@ -70,11 +72,11 @@ func (c *opContext) Key() string { return c.key }
 type RecordMeta struct {
 	Source string // operator name
 	Stream string
-	Seq    uint64    // sequence in the stream; 0 in OnTimer
+	Seq    uint64    // sequence in the stream; 0 in a timer
 	Time   time.Time // when the server stored it
 }
 
-// Record returns the record that the current element was made of; zero in OnTimer.
+// Record returns the record that the current element was made of; zero in a timer.
 func (c *opContext) Record() RecordMeta {
 	o := &c.task.origin
 	if o.source == nil {
@@ -83,7 +85,7 @@ func (c *opContext) Record() RecordMeta {
 	return RecordMeta{Source: o.source.name, Stream: o.source.stream, Seq: o.seq, Time: time.Unix(0, o.time).UTC()}
 }
 
-// Subject returns the current record's subject, relative to the tenant; empty in OnTimer. It allocates.
+// Subject returns the current record's subject, relative to the tenant; empty in a timer. It allocates.
 func (c *opContext) Subject() string {
 	o := &c.task.origin
 	if o.source == nil {
@@ -92,28 +94,13 @@ func (c *opContext) Subject() string {
 	return strings.Clone(strings.TrimPrefix(o.subject, o.source.prefix))
 }
 
-// Timestamp returns the time at which the server stored the current record; in OnTimer, the time the timer was set for.
-func (c *opContext) Timestamp() time.Time { return time.Unix(0, c.task.origin.time).UTC() }
+// Timestamp returns the event time of the current element: what the source's EventTime made of it, or the time at which the server
+// stored its record where the source has none. In a timer it is the time the timer was set for. What is emitted has it too.
+func (c *opContext) Timestamp() time.Time { return time.Unix(0, c.task.at).UTC() }
+
+// Watermark returns the operator's event time: no element at it or before is expected any more, and every event timer up to it
+// has fired or is about to. It is zero before the first, and the last time there is while a drain ends the job.
+func (c *opContext) Watermark() time.Time { return fromNanos(c.time.watermark) }
 
 // Now returns the processing time: the same during one batch of records, so that reading it is cheap.
 func (c *opContext) Now() time.Time { return c.task.now() }
-
-// SetTimer asks for a call of the operator's OnTimer function with the current key at t or soon after, by processing time. A
-// key has at most one timer for a given t. Timers are state: they survive restarts, and fire late rather than never.
-func (c *opContext) SetTimer(t time.Time) error {
-	if !c.timers {
-		return Terminal(&UndeclaredError{Operator: c.name, Kind: "timer"})
-	}
-	c.task.timersMoved = true
-	return c.backend.Timers().Set(state.ProcessingTime, t.UnixNano(), c.key)
-}
-
-// DeleteTimer withdraws the current key's timer for t, if there is one.
-func (c *opContext) DeleteTimer(t time.Time) error {
-	if !c.timers {
-		return Terminal(&UndeclaredError{Operator: c.name, Kind: "timer"})
-	}
-	c.task.timersMoved = true
-	c.backend.Timers().Delete(state.ProcessingTime, t.UnixNano(), c.key)
-	return nil
-}

@@ -13,6 +13,9 @@
 //  2. What a checkpoint holds is a cut: every record before the barrier is in its state and output, none after it. What an
 //     aborted checkpoint had frozen goes back, so nothing is lost and order is kept.
 //  3. A record causes output, a dead letter, or nothing because user code said so. It is never dropped for an error.
+//  4. What should run is an intent per job (intent.go), what was applied is its head. A job's supervisor (job_supervise.go) makes the
+//     one true by the other; a request (Control) changes the intent, by compare-and-set, after everything that could refuse it was
+//     checked. So a crash between any two steps of a stop, start, fork or deletion leaves both such that the next worker goes on.
 //
 // The caller's duties. Functions given to operators may be called by several goroutines at once when the parallelism is above 1
 // (each with a Context of its own): they must share nothing mutable but what descriptors hold. A Context is valid during the

@@ -44,6 +44,16 @@ type evAborted struct{ checkpoint uint64 }
 // evTick tells the time, for processing-time timers. It comes when the time last asked for with taskHost.wake has passed.
 type evTick struct{ now time.Time }
 
+// evContinue lets a task that is unfinished go on. It is for its host alone; nothing is lost without it as long as events come.
+type evContinue struct{}
+
+// evFinish ends event time in a task that reads sources: every source's watermark becomes the final one, which fires every timer
+// and window there is, and nothing is read after it. A trigger with inject that follows cuts when all of that is done. There is
+// no way back: if that checkpoint is not committed the attempt must end.
+type evFinish struct{}
+
+func (evContinue) isEvent()  {}
+func (evFinish) isEvent()    {}
 func (evBatch) isEvent()     {}
 func (evFrame) isEvent()     {}
 func (evTrigger) isEvent()   {}
@@ -51,7 +61,8 @@ func (evCommitted) isEvent() {}
 func (evAborted) isEvent()   {}
 func (evTick) isEvent()      {}
 
-// taskHost is what a task needs of whoever runs it. Calls come from the goroutine that runs step.
+// taskHost is what a task needs of whoever runs it. Calls come from the goroutine that runs step. A host that finds the task
+// unfinished behind a step must step it again, with whatever event is there, else with evContinue.
 type taskHost interface {
 	// send hands a frame to another task's input. In the runtime it blocks while the bounded exchange is full; an error (the
 	// attempt has ended) ends the task.
@@ -67,6 +78,8 @@ type taskHost interface {
 	// dirty says that the task has something to checkpoint (input, timer, state change, pending output). The task calls it at
 	// most once per checkpoint interval: the first time something happens after a freeze.
 	dirty(task int)
+	// notify tells the attempt of something that concerns its sources: ctlHeld, ctlMark, ctlMarkIgnored.
+	notify(ev ctlEvent)
 	// now is the time of the event being handled; it reads no clock more often than once an event.
 	now() time.Time
 }
@@ -86,9 +99,10 @@ type taskSnapshot struct {
 
 // frozenState is one operator subtask's changed entries.
 type frozenState struct {
-	operator string
-	subtask  int
-	frozen   *state.Frozen
+	operator  string
+	subtask   int
+	frozen    *state.Frozen
+	watermark int64 // of the operator at the barrier; noWatermark: none yet
 }
 
 // stagedOutput is one sink subtask's output since the last committed checkpoint.

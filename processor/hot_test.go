@@ -63,6 +63,7 @@ func (idleHost) consumed(int)                                                {}
 func (idleHost) snapshot(*taskSnapshot)                                      {}
 func (idleHost) wake(time.Time)                                              {}
 func (idleHost) dirty(int)                                                   {}
+func (idleHost) notify(ctlEvent)                                             {}
 func (idleHost) now() time.Time                                              { return time.Time{} }
 func (idleHost) publish(context.Context, string, Message, func(error)) error { return nil }
 

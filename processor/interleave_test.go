@@ -21,7 +21,13 @@ type interleaving struct {
 	t       *testing.T
 	rnd     *rand.Rand
 	commits int
+	between int // barriers that an operator behind an exchange took between two slices of what it fires
 	topo    *Topology
+	sources []string
+	verify  func() // judges what is committed
+	settled func() // hears that nothing moves any more: the next checkpoint has everything that was written; nil: nobody
+	drain   bool   // finish ends event time
+	slice   int    // what a step may fire; 0: as in production
 	plan    *plan
 	data    [][][]event // by task and input
 	control [][]event   // by task
@@ -41,6 +47,7 @@ type ledger struct {
 	checkpoint uint64
 	positions  map[string]barriers.Source
 	chains     map[string][][]byte
+	watermarks map[string]*int64
 	output     map[string][]string
 }
 
@@ -55,13 +62,17 @@ func (h interleavingHost) send(task, input int, f *frame) error {
 }
 func (h interleavingHost) consumed(int) {}
 func (h interleavingHost) snapshot(s *taskSnapshot) {
+	if t := h.run.plan.tasks[h.task]; t.busy() && !t.readsSources() {
+		h.run.between++
+	}
 	if s.checkpoint == h.run.pending { // else it was aborted, and the task has not heard of it yet
 		h.run.snapshots[s.task] = s
 	}
 }
-func (h interleavingHost) wake(time.Time) {}
-func (h interleavingHost) dirty(int)      {}
-func (h interleavingHost) now() time.Time { return time.Unix(0, 0) }
+func (h interleavingHost) wake(time.Time)  {}
+func (h interleavingHost) dirty(int)       {}
+func (h interleavingHost) notify(ctlEvent) {}
+func (h interleavingHost) now() time.Time  { return time.Unix(0, 0) }
 func (h interleavingHost) publish(context.Context, string, Message, func(error)) error {
 	return nil
 }
@@ -96,6 +107,13 @@ func interleavedTopology(t *testing.T) *Topology {
 	return topo
 }
 
+func newInterleaving(t *testing.T, seed uint64, topo *Topology, sources ...string) *interleaving {
+	return &interleaving{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 0)), topo: topo, sources: sources, streams: map[string][]Record{}, read: map[string]int{},
+		committed: &ledger{positions: map[string]barriers.Source{}, chains: map[string][][]byte{}, watermarks: map[string]*int64{}, output: map[string][]string{}},
+	}
+}
+
 // begin lays the job out and restores what is committed.
 func (r *interleaving) begin() {
 	r.epoch++
@@ -112,7 +130,11 @@ func (r *interleaving) begin() {
 	for i, task := range p.tasks {
 		r.data[i] = make([][]event, task.numInputs())
 		task.bind(interleavingHost{r, i})
+		if r.slice > 0 {
+			task.slice = r.slice
+		}
 		for _, s := range task.stateful() {
+			s.time.restore(r.committed.watermarks[s.operator])
 			if err := s.backend.Restore(r.committed.chains[s.operator]); err != nil {
 				r.t.Fatal(err)
 			}
@@ -165,7 +187,7 @@ func (r *interleaving) trigger(inject bool) {
 		r.next++
 		r.pending = r.next
 		if !inject {
-			for _, s := range []string{"a", "b", "c"} {
+			for _, s := range r.sources {
 				rec := barrierRec(s, func(b *barriers.Barrier) {
 					b.Epoch, b.Checkpoint, b.Nonce = r.epoch, r.pending, fmt.Sprint("n", r.epoch)
 				})
@@ -193,12 +215,17 @@ func (r *interleaving) commit() {
 	}
 	l := r.committed
 	l.checkpoint = r.pending
+	cp := &pendingCheckpoint{}
+	for _, s := range r.snapshots {
+		cp.observe(s)
+	}
 	for i := range r.plan.tasks {
 		s := r.snapshots[i]
 		for _, src := range s.sources {
 			l.positions[src.Name] = src
 		}
 		for _, st := range s.states {
+			l.watermarks[st.operator] = cp.watermark(st.operator)
 			objects, err := st.frozen.Encode(1 << 20)
 			if err != nil {
 				r.t.Fatal(err)
@@ -215,7 +242,7 @@ func (r *interleaving) commit() {
 	}
 	r.commits++
 	r.tellAll(evCommitted{l.checkpoint})
-	r.check()
+	r.verify()
 }
 
 // check compares what is committed with a naive count over the committed part of the input.
@@ -252,11 +279,14 @@ func (r *interleaving) check() {
 
 // move steps a task with the event at the head of one queue.
 func (r *interleaving) move() {
-	type place struct{ task, input int }
+	type place struct{ task, input int } // input -1: control, -2: it goes on by itself
 	var places []place
 	for task := range r.plan.tasks {
 		if len(r.control[task]) > 0 {
 			places = append(places, place{task, -1})
+		}
+		if r.plan.tasks[task].unfinished() {
+			places = append(places, place{task, -2})
 		}
 		for input, q := range r.data[task] {
 			if len(q) > 0 {
@@ -268,12 +298,15 @@ func (r *interleaving) move() {
 		return
 	}
 	p := places[r.rnd.IntN(len(places))]
-	q := &r.control[p.task]
-	if p.input >= 0 {
-		q = &r.data[p.task][p.input]
+	var ev event = evContinue{}
+	if p.input > -2 {
+		q := &r.control[p.task]
+		if p.input >= 0 {
+			q = &r.data[p.task][p.input]
+		}
+		ev = (*q)[0]
+		*q = (*q)[1:]
 	}
-	ev := (*q)[0]
-	*q = (*q)[1:]
 	if err := r.plan.tasks[p.task].step(ev); err != nil {
 		r.t.Fatal(err)
 	}
@@ -283,6 +316,9 @@ func (r *interleaving) queued() int {
 	n := 0
 	for task := range r.plan.tasks {
 		n += len(r.control[task])
+		if r.plan.tasks[task].unfinished() {
+			n++
+		}
 		for _, q := range r.data[task] {
 			n += len(q)
 		}
@@ -295,11 +331,21 @@ func (r *interleaving) finish() {
 	if r.pending != 0 {
 		r.tellAll(evAborted{r.pending})
 	}
-	for _, s := range []string{"a", "b", "c"} {
+	for _, s := range r.sources {
 		r.deliver(s, 1<<20)
 	}
 	for r.queued() > 0 {
 		r.move()
+	}
+	if r.drain {
+		for i, t := range r.plan.tasks {
+			if t.readsSources() {
+				r.control[i] = append(r.control[i], evFinish{})
+			}
+		}
+	}
+	if r.settled != nil {
+		r.settled()
 	}
 	r.trigger(true)
 	for r.queued() > 0 {
@@ -336,17 +382,21 @@ func interleave(t *testing.T, seed uint64) int {
 			t.Logf("seed %d", seed)
 		}
 	}()
-	r := &interleaving{
-		t: t, rnd: rand.New(rand.NewPCG(seed, 0)), topo: interleavedTopology(t), streams: map[string][]Record{}, read: map[string]int{},
-		committed: &ledger{positions: map[string]barriers.Source{}, chains: map[string][][]byte{}, output: map[string][]string{}},
-	}
+	r := newInterleaving(t, seed, interleavedTopology(t), "a", "b", "c")
+	r.verify = r.check
 	words := []string{"ape", "ant", "bee", "bat", "cat", "cow", "dog"}
+	r.run(func(source string) Record { return rec(source, words[r.rnd.IntN(len(words))]) })
+	return r.commits
+}
+
+// run lets everything happen at random, input included, and then reads and commits the rest, twice.
+func (r *interleaving) run(next func(source string) Record) {
 	r.begin()
 	for range 50 + r.rnd.IntN(400) {
-		source := []string{"a", "b", "c"}[r.rnd.IntN(3)]
+		source := r.sources[r.rnd.IntN(len(r.sources))]
 		switch k := r.rnd.IntN(64); {
 		case k < 16:
-			r.write(source, rec(source, words[r.rnd.IntN(len(words))]))
+			r.write(source, next(source))
 		case k < 24:
 			r.deliver(source, 1+r.rnd.IntN(4))
 		case k < 27:
@@ -368,8 +418,7 @@ func interleave(t *testing.T, seed uint64) int {
 	r.finish()
 	r.begin() // is everything in the snapshots that was in memory?
 	for range 20 {
-		r.write("a", rec("a", words[r.rnd.IntN(len(words))]))
+		r.write(r.sources[0], next(r.sources[0]))
 	}
 	r.finish()
-	return r.commits
 }

@@ -18,6 +18,9 @@ const (
 type counts struct {
 	in, out, dead uint64
 	lateBy        [lateReasons]uint64
+	marks         uint64 // ignored
+	lateElements  uint64
+	far           uint64 // elements too far ahead
 }
 
 func (c *counts) late(reason int) { c.lateBy[reason]++ }
@@ -25,9 +28,14 @@ func (c *counts) late(reason int) { c.lateBy[reason]++ }
 // metrics is a copy of counts that anybody may read, brought up to date once an event.
 type metrics struct {
 	in, out, dead  atomic.Uint64
+	marks, far     atomic.Uint64
+	lateElements   atomic.Uint64
 	late           [lateReasons]atomic.Uint64
 	pending, state atomic.Int64
 }
+
+// sourceMetrics says how far a source is; anybody may read it.
+type sourceMetrics struct{ position, pending atomic.Uint64 }
 
 // TaskMetrics counts what a task has done since the attempt began.
 type TaskMetrics struct {
@@ -37,7 +45,10 @@ type TaskMetrics struct {
 	// IgnoredBarriers counts barriers that were read but did not count, by reason: foreign, forged, stale, duplicate, not pending,
 	// malformed.
 	IgnoredBarriers map[string]uint64
-	PendingBytes    int64 // output staged and not committed
+	IgnoredMarks    uint64 // marks that named the job and were ignored: not allowed, too soon, too many
+	FarAhead        uint64 // elements whose event time was too far ahead of their record's (MaxAhead)
+	LateElements    uint64 // elements that windows and joins refused: after the allowed lateness, or too far ahead
+	PendingBytes    int64  // output staged and not committed
 	StateBytes      int64
 }
 
@@ -45,6 +56,9 @@ func (m *TaskMetrics) add(o TaskMetrics) {
 	m.RecordsIn += o.RecordsIn
 	m.RecordsOut += o.RecordsOut
 	m.DeadLetters += o.DeadLetters
+	m.IgnoredMarks += o.IgnoredMarks
+	m.LateElements += o.LateElements
+	m.FarAhead += o.FarAhead
 	m.PendingBytes += o.PendingBytes
 	m.StateBytes += o.StateBytes
 	for reason, n := range o.IgnoredBarriers {
@@ -55,7 +69,9 @@ func (m *TaskMetrics) add(o TaskMetrics) {
 // metrics returns the task's counters as of its last event. It may be called from any goroutine.
 func (t *task) metrics() TaskMetrics {
 	m := TaskMetrics{
-		RecordsIn: t.shown.in.Load(), RecordsOut: t.shown.out.Load(), DeadLetters: t.shown.dead.Load(),
+		RecordsIn: t.shown.in.Load(), RecordsOut: t.shown.out.Load(), DeadLetters: t.shown.dead.Load(), IgnoredMarks: t.shown.marks.Load(),
+		LateElements:    t.shown.lateElements.Load(),
+		FarAhead:        t.shown.far.Load(),
 		IgnoredBarriers: make(map[string]uint64), PendingBytes: t.shown.pending.Load(), StateBytes: t.shown.state.Load(),
 	}
 	for i := range t.shown.late {
@@ -79,6 +95,15 @@ func (t *task) show() {
 	m.in.Store(c.in)
 	m.out.Store(c.out)
 	m.dead.Store(c.dead)
+	m.marks.Store(c.marks)
+	m.lateElements.Store(c.lateElements)
+	m.far.Store(c.far)
+	for _, in := range t.inputs {
+		if s := in.source; s != nil {
+			s.shown.position.Store(s.position)
+			s.shown.pending.Store(s.pending)
+		}
+	}
 	for i, n := range c.lateBy {
 		if n > 0 {
 			m.late[i].Store(n)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/weirstream/weir/barriers"
@@ -26,6 +27,7 @@ type planConfig struct {
 	MaxStateBytes     int64
 	MaxPendingBytes   int64
 	AllowDroppedState bool
+	Marks             MarkConfig
 }
 
 // plan is a topology laid out in tasks for one attempt. Tasks are built, not started.
@@ -44,20 +46,27 @@ type plan struct {
 
 // stage is a part of the graph without an exchange inside: all of it runs in each of its tasks.
 type stage struct {
-	heads     []*node // sources, or one KeyBy
-	subtasks  int
-	first     int      // index of its first task
-	upstreams []*stage // of a KeyBy: whose tasks send to it, in the order of its inputs
+	heads    []*node // sources, or KeyBys: several where an operator has several keyed inputs
+	subtasks int
+	first    int    // index of its first task
+	edges    []edge // of KeyBys: whose tasks send to it, in the order of its inputs
+	timed    bool   // an operator in it or below waits for watermarks or has timers
 }
 
-// input returns the number of the input that upstream's subtask feeds.
-func (s *stage) input(upstream *stage, subtask int) int {
+// edge is a stage whose every task has an input of its own into a KeyBy.
+type edge struct {
+	head     *node
+	upstream *stage
+}
+
+// input returns the number of the input into head that upstream's subtask feeds.
+func (s *stage) input(head *node, upstream *stage, subtask int) int {
 	n := 0
-	for _, u := range s.upstreams {
-		if u == upstream {
+	for _, f := range s.edges {
+		if f == (edge{head, upstream}) {
 			break
 		}
-		n += u.subtasks
+		n += f.upstream.subtasks
 	}
 	return n + subtask
 }
@@ -94,6 +103,7 @@ func newPlan(t *Topology, cfg planConfig) (*plan, error) {
 			p.tasks = append(p.tasks, task)
 		}
 	}
+	p.markTimed()
 	return p, nil
 }
 
@@ -137,8 +147,8 @@ func (p *plan) layOut() {
 	for _, n := range sources {
 		p.stages = append(p.stages, &stage{heads: []*node{n}, subtasks: 1})
 	}
-	for _, n := range keyed { // nodes are in topological order: inputs are declared before what reads them
-		p.stages = append(p.stages, &stage{heads: []*node{n}, subtasks: p.cfg.Parallelism})
+	for _, heads := range p.together(keyed) {
+		p.stages = append(p.stages, &stage{heads: heads, subtasks: p.cfg.Parallelism})
 	}
 	first := 0
 	for _, s := range p.stages {
@@ -147,14 +157,71 @@ func (p *plan) layOut() {
 	}
 	for _, s := range p.stages {
 		for _, k := range p.exchangesBelow(s) {
-			k.upstreams = append(k.upstreams, s)
+			to := p.stageOf(k)
+			to.edges = append(to.edges, edge{k, s})
+		}
+	}
+	for _, s := range p.stages { // a task's inputs are numbered head by head
+		slices.SortStableFunc(s.edges, func(a, b edge) int { return a.head.id - b.head.id })
+	}
+}
+
+// together groups KeyBys: those that one operator reads must run in the same tasks, where it finds equal keys.
+func (p *plan) together(keyed []*node) [][]*node {
+	group := make(map[*node]int) // nodes are in topological order: inputs are declared before what reads them
+	for i, k := range keyed {
+		group[k] = i
+	}
+	for _, n := range p.topology.nodes {
+		first := -1
+		for _, in := range n.inputs {
+			g, ok := group[in]
+			switch {
+			case !ok:
+			case first < 0:
+				first = g
+			default:
+				for k, of := range group {
+					if of == g {
+						group[k] = first
+					}
+				}
+			}
+		}
+	}
+	var order []int
+	heads := make(map[int][]*node)
+	for _, k := range keyed {
+		g := group[k]
+		if heads[g] == nil {
+			order = append(order, g)
+		}
+		heads[g] = append(heads[g], k)
+	}
+	out := make([][]*node, len(order))
+	for i, g := range order {
+		out[i] = heads[g]
+	}
+	return out
+}
+
+// markTimed finds the stages to which watermarks must be sent even without elements.
+func (p *plan) markTimed() {
+	for again := p.cfg.Parallelism > 1; again; { // else there is one stage
+		again = false
+		for _, s := range p.stages {
+			for _, k := range p.exchangesBelow(s) {
+				if to := p.stageOf(k); to != nil && to.timed && !s.timed {
+					s.timed, again = true, true
+				}
+			}
 		}
 	}
 }
 
-// exchangesBelow returns the stages that s sends to.
-func (p *plan) exchangesBelow(s *stage) []*stage {
-	var out []*stage
+// exchangesBelow returns the KeyBys that s sends to.
+func (p *plan) exchangesBelow(s *stage) []*node {
+	var out []*node
 	seen := make(map[*node]bool)
 	var walk func(n *node)
 	walk = func(n *node) {
@@ -164,7 +231,7 @@ func (p *plan) exchangesBelow(s *stage) []*stage {
 			}
 			seen[r] = true
 			if r.kind == KindKeyBy {
-				out = append(out, p.stageOf(r))
+				out = append(out, r)
 				continue
 			}
 			walk(r)
@@ -179,7 +246,7 @@ func (p *plan) exchangesBelow(s *stage) []*stage {
 // stageOf returns the stage that an exchange begins.
 func (p *plan) stageOf(keyBy *node) *stage {
 	for _, s := range p.stages {
-		if s.heads[0] == keyBy {
+		if slices.Contains(s.heads, keyBy) {
 			return s
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // Declared is what an operator can say it uses: a state descriptor (*state.Value and the like), an *OutputTag or a *Param.
 type Declared interface{ Validate() error }
 
-// ProcessOption is an option of Process: Uses or OnTimer.
+// ProcessOption is an option of Process: Uses, OnTimer or OnEventTimer.
 type ProcessOption func(*processDecl)
 
 // Uses declares the states, output tags and parameters that the operator's functions use, so that state, codecs and versions are
@@ -32,6 +32,18 @@ func OnTimer[Out any](fn func(pc *Context[Out], at time.Time) error) ProcessOpti
 	}
 }
 
+// OnEventTimer sets the function that is called, with the timer's key, when the watermark reaches a timer set with
+// Context.SetEventTimer. at is the time it was set for, and the time of what the function emits. Out must be the operator's
+// output type.
+func OnEventTimer[Out any](fn func(pc *Context[Out], at time.Time) error) ProcessOption {
+	return func(p *processDecl) {
+		p.eventTimers++
+		if fn != nil {
+			p.onEventTimer = fn
+		}
+	}
+}
+
 // processDecl is what a keyed operator declares.
 type processDecl struct {
 	uses    []Declared
@@ -40,9 +52,14 @@ type processDecl struct {
 	params  []param
 	timers  int // number of OnTimer options
 	onTimer any // func(*Context[Out], time.Time) error
+
+	eventTimers  int // number of OnEventTimer options
+	onEventTimer any // func(*Context[Out], time.Time) error
 }
 
-func (p *processDecl) stateful() bool { return len(p.states) > 0 || p.onTimer != nil }
+func (p *processDecl) stateful() bool {
+	return len(p.states) > 0 || p.onTimer != nil || p.onEventTimer != nil
+}
 
 func (p *processDecl) declares(tag outputTag) bool {
 	for _, t := range p.tags {
@@ -118,12 +135,21 @@ func Process[In, Out any](s KeyedStream[In], name string, fn func(pc *Context[Ou
 	decl.sort(n)
 	n.require(decl.timers > 1, "it has more than one OnTimer")
 	n.require(decl.timers > 0 && decl.onTimer == nil, "the function of OnTimer is nil")
-	if decl.onTimer != nil {
-		_, ok := decl.onTimer.(func(*Context[Out], time.Time) error)
-		n.require(!ok, fmt.Sprintf("OnTimer has a %T: its context must be that of the operator, %T", decl.onTimer, (*Context[Out])(nil)))
-	}
+	n.require(decl.eventTimers > 1, "it has more than one OnEventTimer")
+	n.require(decl.eventTimers > 0 && decl.onEventTimer == nil, "the function of OnEventTimer is nil")
+	checkTimerFunc[Out](n, "OnTimer", decl.onTimer)
+	checkTimerFunc[Out](n, "OnEventTimer", decl.onEventTimer)
 	n.collect = func(a *assembly, n *node) any { return collectProcess(a, n, fn) }
 	return Stream[Out]{n}
+}
+
+// checkTimerFunc refuses a timer function for another output type.
+func checkTimerFunc[Out any](n *node, option string, fn any) {
+	if fn == nil {
+		return
+	}
+	_, ok := fn.(func(*Context[Out], time.Time) error)
+	n.require(!ok, fmt.Sprintf("%s has a %T: its context must be that of the operator, %T", option, fn, (*Context[Out])(nil)))
 }
 
 func collectProcess[In, Out any](a *assembly, n *node, fn func(*Context[Out], In) error) any {
@@ -132,6 +158,9 @@ func collectProcess[In, Out any](a *assembly, n *node, fn func(*Context[Out], In
 	t, op, backend := a.task, pc.op, pc.backend
 	if onTimer, ok := n.process.onTimer.(func(*Context[Out], time.Time) error); ok {
 		a.addTimers(&pc.opContext, func(at time.Time) error { return onTimer(pc, at) })
+	}
+	if onTimer, ok := n.process.onEventTimer.(func(*Context[Out], time.Time) error); ok {
+		a.addEventTimers(n, &pc.opContext, func(at time.Time) error { return onTimer(pc, at) })
 	}
 	if !n.process.stateful() {
 		return func(key string, v In) {
@@ -159,13 +188,16 @@ func collectProcess[In, Out any](a *assembly, n *node, fn func(*Context[Out], In
 // UndeclaredError says that an operator used something that its Uses does not list.
 type UndeclaredError struct {
 	Operator string
-	Kind     string // "parameter", "output tag", "timer"
+	Kind     string // "parameter", "output tag", "timer", "event timer"
 	Name     string
 }
 
 func (e *UndeclaredError) Error() string {
-	if e.Kind == "timer" {
+	switch e.Kind {
+	case "timer":
 		return fmt.Sprintf("operator %s sets a timer but has no OnTimer: add processor.OnTimer to its options", e.Operator)
+	case "event timer":
+		return fmt.Sprintf("operator %s sets an event timer but has no OnEventTimer: add processor.OnEventTimer to its options", e.Operator)
 	}
 	return fmt.Sprintf("operator %s uses the %s %q without declaring it: add it to processor.Uses", e.Operator, e.Kind, e.Name)
 }

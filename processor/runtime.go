@@ -22,12 +22,16 @@ type Runtime struct {
 	process  string        // begins the nonces of this process's attempts
 	starting chan struct{} // a place for every job that may start at the same time
 
-	mu     sync.Mutex
-	jobs   map[tenants.JobID]*Job
-	ctx    context.Context // of Run; nil before
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
-	closed bool
+	mu         sync.Mutex
+	jobs       map[tenants.JobID]*Job
+	topologies map[string]*Topology              // of the configuration, by name
+	intents    map[tenants.JobID]IntentRecord    // as last heard
+	waiting    map[tenants.JobID][]tenants.JobID // forks that need the topology of a job that is not hosted here
+	listed     bool                              // every intent there was has been heard
+	ctx        context.Context                   // of Run; nil before
+	cancel     context.CancelCauseFunc
+	wg         sync.WaitGroup
+	closed     bool
 }
 
 // NewRuntime validates the configuration. It does no I/O and starts nothing.
@@ -40,74 +44,87 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 		cfg.Worker = newNonce()
 	}
 	cfg.Listener = cfg.Listener.guarded(cfg.Logger)
-	return &Runtime{cfg: cfg, process: newNonce()[:processLen], starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{}}, nil
+	r := &Runtime{
+		cfg: cfg, process: newNonce()[:processLen], starting: make(chan struct{}, cfg.MaxStarting), jobs: map[tenants.JobID]*Job{},
+		topologies: map[string]*Topology{}, intents: map[tenants.JobID]IntentRecord{}, waiting: map[tenants.JobID][]tenants.JobID{},
+	}
+	for _, t := range cfg.Topologies {
+		r.topologies[t.Name()] = t
+	}
+	return r, nil
 }
 
 // Worker returns this worker's ID.
 func (r *Runtime) Worker() string { return r.cfg.Worker }
 
+// Process names this process among all that ever ran under the worker's ID; it is a valid subject token.
+func (r *Runtime) Process() string { return r.process }
+
 // Deploy adds a job: the topology for one tenant. It checks names, configuration, parameters and, against the broker, every
 // stream the job needs, and returns all problems at once; nothing is started then. The job runs when Run does. A broker that does
 // not answer for now is no problem of the job: it is checked when it starts.
+//
+// The first deployment records that the job should run. From then on that record, the intent, says whether it does, and what operators
+// changed of its configuration: a job that was stopped or deleted stays so over every deployment, until it is started. To take the call
+// out of the program does not delete a job: Delete does. Until then it goes on running on every worker that deploys it, or has its
+// topology among RuntimeConfig.Topologies.
 func (r *Runtime) Deploy(ctx context.Context, t *Topology, tenant tenants.ID, cfg JobConfig) (*Job, error) {
 	if t == nil {
 		return nil, errors.New("deploying a nil topology: Build returned an error that was not handled")
 	}
 	cfg = cfg.withDefaults(t)
 	id := tenants.JobID{Tenant: tenant, Name: cfg.Name}
-	if err := errors.Join(tenant.Validate(), cfg.validate()); err != nil {
-		return nil, fmt.Errorf("deploying job %s: %w", id, err)
-	}
-	params, err := encodeParams(cfg.Params)
+	needs, err := prepareJob(t, id, cfg, r.cfg.Broker.Namespace())
 	if err != nil {
 		return nil, fmt.Errorf("deploying job %s: %w", id, err)
 	}
-	if err := t.ValidateParams(params); err != nil {
+	rec, err := r.intentBefore(ctx, id)
+	if err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil, fmt.Errorf("deploying job %s: %w", id, err)
 	}
-	if n := cfg.Parallelism * t.width(); n > maxWidth {
-		return nil, fmt.Errorf("deploying job %s: parallelism %d times %d operators with state and sinks may need %d snapshot objects a checkpoint, %d fit into a manifest: use parallelism %d or less",
-			id, cfg.Parallelism, t.width(), n, maxWidth, maxWidth/t.width())
+	if in := rec.Intent; in != nil && in.Desired == DesiredRunning {
+		if changed, err := prepareJob(t, id, effectiveConfig(cfg, in), r.cfg.Broker.Namespace()); err == nil {
+			needs = changed
+		}
 	}
-	needs := t.Needs(id, r.cfg.Broker.Namespace())
-	if err := cfg.apply(&needs); err != nil {
-		return nil, fmt.Errorf("deploying job %s: %w", id, err)
+	if in := rec.Intent; in == nil || in.Desired == DesiredRunning {
+		if _, err := r.cfg.Broker.Check(ctx, needs); errors.Is(err, ErrUnavailable) {
+			r.cfg.Logger.Warn("deploying a job unchecked: the streams are looked at when it starts", "tenant", string(tenant), "job", id.Name, "err", err)
+		} else if err != nil {
+			return nil, fmt.Errorf("deploying job %s: %w", id, err)
+		}
 	}
-	if _, err := r.cfg.Broker.Check(ctx, needs); errors.Is(err, ErrUnavailable) {
-		r.cfg.Logger.Warn("deploying a job unchecked: the streams are looked at when it starts", "tenant", string(tenant), "job", id.Name, "err", err)
-	} else if err != nil {
-		return nil, fmt.Errorf("deploying job %s: %w", id, err)
-	}
-	return r.add(id, t, cfg, needs)
+	return r.add(id, t, cfg, rec)
 }
 
-func (r *Runtime) add(id tenants.JobID, t *Topology, cfg JobConfig, needs Needs) (*Job, error) {
+// add takes on a job that the program deploys. One that this worker hosts by its intent becomes the program's.
+func (r *Runtime) add(id tenants.JobID, t *Topology, cfg JobConfig, rec IntentRecord) (*Job, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	j := r.jobs[id]
 	switch {
 	case r.closed:
 		return nil, fmt.Errorf("deploying job %s: the runtime has ended", id)
-	case r.jobs[id] != nil:
+	case j != nil && !j.adopt(t, cfg):
 		return nil, fmt.Errorf("deploying job %s: it is deployed already: give one of the two another JobConfig.Name", id)
-	case r.cfg.MaxJobs > 0 && len(r.jobs) >= r.cfg.MaxJobs:
+	case j == nil && r.full():
 		return nil, fmt.Errorf("deploying job %s: this worker has its %d jobs (RuntimeConfig.MaxJobs)", id, r.cfg.MaxJobs)
 	}
-	j := &Job{
-		id: id, topo: t, cfg: cfg, needs: needs, rt: r,
-		log:    r.cfg.Logger.With("tenant", string(id.Tenant), "job", id.Name),
-		stop:   make(chan struct{}),
-		done:   make(chan struct{}),
-		status: JobStatus{ID: id, State: JobStarting, Parallelism: cfg.Parallelism},
+	if j != nil {
+		return j, nil
 	}
-	r.jobs[id] = j
-	if r.ctx != nil {
-		r.wg.Go(func() { j.run(r.ctx) })
+	j = newJob(r, id, t, cfg)
+	j.coded = true
+	if now, ok := r.intents[id]; ok {
+		rec = now
 	}
+	j.intent, j.known = rec, rec.Intent != nil || rec.Err != nil
+	r.launch(j)
 	return j, nil
 }
 
-// Jobs returns every job, ordered by tenant and name.
-func (r *Runtime) Jobs() []*Job {
+// Hosted returns every job on this worker, running or not, ordered by tenant and name.
+func (r *Runtime) Hosted() []*Job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	jobs := make([]*Job, 0, len(r.jobs))
@@ -133,17 +150,15 @@ func (r *Runtime) Run(ctx context.Context) error {
 		r.wg.Go(func() { j.run(ctx) })
 	}
 	r.mu.Unlock()
-	beats := make(chan struct{})
-	go func() {
-		defer close(beats)
-		r.heartbeats(ctx)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { r.heartbeats(ctx) })
+	beside.Go(func() { r.watchIntents(ctx) })
 	<-ctx.Done()
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
+	beside.Wait() // it may take on jobs until it has ended
 	r.wg.Wait()
-	<-beats
 	if errors.Is(context.Cause(ctx), errDrained) {
 		return nil
 	}
@@ -153,7 +168,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 // Drain takes a last checkpoint of every running job, releases its output, lets go of the jobs so that other workers may take
 // them at once, and ends Run. When ctx ends first it returns an error that names the jobs that were not drained; they go on.
 func (r *Runtime) Drain(ctx context.Context) error {
-	jobs := r.Jobs()
+	jobs := r.Hosted()
 	for _, j := range jobs {
 		j.drain()
 	}

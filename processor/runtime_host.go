@@ -52,15 +52,9 @@ func (h *host) tell(ev event) { h.control.push(ev) }
 func (h *host) loop(ctx context.Context) error {
 	defer h.timer.Stop()
 	for {
-		var ev event
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-h.control.ready:
-		case ev = <-h.data:
-		case <-h.timer.C:
-			h.wakeAt = time.Time{}
-			ev = evTick{now: time.Now()}
+		ev, err := h.next(ctx)
+		if err != nil {
+			return err
 		}
 		// What was told before the data arrived comes first: a barrier must find its trigger.
 		for _, c := range h.control.take() {
@@ -77,6 +71,34 @@ func (h *host) loop(ctx context.Context) error {
 	}
 }
 
+// next waits for an event; nil stands for what was told. A task that is unfinished is not kept waiting.
+func (h *host) next(ctx context.Context) (event, error) {
+	var unfinished chan struct{} // never ready
+	if h.task.unfinished() {
+		unfinished = always
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-h.control.ready:
+		return nil, nil
+	case ev := <-h.data:
+		return ev, nil
+	case <-h.timer.C:
+		h.wakeAt = time.Time{}
+		return evTick{now: time.Now()}, nil
+	case <-unfinished:
+		return evContinue{}, nil
+	}
+}
+
+// always is always ready.
+var always = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 func (h *host) step(ev event) error {
 	h.clock = time.Time{}
 	return h.task.step(ev)
@@ -87,6 +109,9 @@ func (h *host) send(task, input int, f *frame) error {
 }
 
 func (h *host) consumed(input int) { <-h.credits[input] }
+
+// waiting reports whether the task has not consumed something of the input yet.
+func (h *host) waiting(input int) bool { return len(h.credits[input]) > 0 }
 
 func (h *host) snapshot(s *taskSnapshot) { h.run.post(ctlSnapshot{s}) }
 
@@ -106,6 +131,8 @@ func (h *host) publish(ctx context.Context, stream string, m Message, done func(
 }
 
 func (h *host) dirty(task int) { h.run.post(ctlDirty{task}) }
+
+func (h *host) notify(ev ctlEvent) { h.run.post(ev) }
 
 // now reads the clock at most once per event: a batch's records share it.
 func (h *host) now() time.Time {

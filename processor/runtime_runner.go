@@ -15,7 +15,9 @@ import (
 // effects is what an operation beside the control loop may do to the world. In the runtime it blocks; the simulation hands
 // every call to its scheduler.
 type effects interface {
-	Broker
+	Transport
+	SnapshotStore
+	CommitLog
 	// Sleep waits, or returns the context's error.
 	Sleep(ctx context.Context, d time.Duration) error
 }

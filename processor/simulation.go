@@ -25,6 +25,8 @@ type SimulationConfig struct {
 	// Faults is how many crashes, pauses, takeovers and lost or late requests happen at most. They stop before the end, so that
 	// the run can come to rest. Zero: none.
 	Faults int
+	// Controls is how many savepoints, holds and stops are asked for at most. Zero: none.
+	Controls int
 	// Inputs are called one by one at random moments, each publishing something.
 	Inputs []func() error
 	// Vary draws parallelism, merging and retention anew for every attempt.
@@ -48,6 +50,7 @@ const (
 // SimulationResult says what happened.
 type SimulationResult struct {
 	Steps, Faults, Crashes, Attempts, Fenced, Restarts, Checkpoints, Aborted int
+	Savepoints, Marks, Holds, Stops                                          int
 }
 
 // SimulationClock is the time of a simulation.
@@ -65,19 +68,20 @@ func (c *SimulationClock) Now() time.Time { return c.t }
 // every step and every request to the broker is scheduled by a seed, and may be delayed, lost, applied late, or the last thing a
 // worker does.
 type simulation struct {
-	cfg     SimulationConfig
-	rng     *rand.Rand
-	job     tenants.JobID
-	needs   Needs
-	workers []*simWorker
-	late    []func() // requests that the network still holds, of workers that may be gone
-	inputs  []func() error
-	faults  int
-	nonces  int
-	resting bool // everything is published and no fault is left: the run comes to its end
-	drained bool
-	err     error
-	result  SimulationResult
+	cfg             SimulationConfig
+	rng             *rand.Rand
+	job             tenants.JobID
+	needs           Needs
+	workers         []*simWorker
+	late            []func() // requests that the network still holds, of workers that may be gone
+	inputs          []func() error
+	faults          int
+	controls, names int
+	nonces          int
+	resting         bool // everything is published and no fault is left: the run comes to its end
+	drained         bool
+	err             error
+	result          SimulationResult
 }
 
 // Simulate runs the job until every input is processed and the job is drained. The error is one that would have stopped the job for
@@ -88,7 +92,7 @@ func Simulate(cfg SimulationConfig) (SimulationResult, error) {
 	cfg.Job = cfg.Job.withDefaults(cfg.Topology)
 	s := &simulation{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), inputs: slices.Clone(cfg.Inputs),
-		faults: cfg.Faults, job: tenants.JobID{Tenant: cfg.Tenant, Name: cfg.Job.Name},
+		faults: cfg.Faults, controls: cfg.Controls, job: tenants.JobID{Tenant: cfg.Tenant, Name: cfg.Job.Name},
 	}
 	s.needs = cfg.Topology.Needs(s.job, cfg.Broker.Namespace())
 	if err := errors.Join(cfg.Job.validate(), cfg.Job.apply(&s.needs)); err != nil {
@@ -131,6 +135,9 @@ func (s *simulation) step() {
 		s.rest()
 	}
 	if f := s.disturb(); f != nil {
+		choices = append(choices, f)
+	}
+	if f := s.control(); f != nil {
 		choices = append(choices, f)
 	}
 	// Time passes when nothing else can happen, and now and then anyway.
@@ -234,6 +241,7 @@ func (s *simulation) ended(err error) {
 	switch {
 	case errors.Is(err, errDrained):
 		s.drained = s.resting
+	case errors.Is(err, errStopped):
 	case ClassOf(err) == ClassFenced:
 		s.result.Fenced++
 	case ClassOf(err) == ClassTerminal:

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirstream/weir/barriers"
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/processor/processortest"
 	"github.com/weirstream/weir/state"
@@ -61,8 +62,9 @@ func simVerdict(t *testing.T, seed uint64, mutant string) (string, processor.Sim
 	parallelism := 1 + int(seed%3)
 	cfg := processor.SimulationConfig{
 		Seed: seed, Broker: broker, Clock: clock, Topology: topology, Tenant: "acme", Faults: []int{12, 5, 30}[seed%3], Vary: seed%2 == 0,
+		Controls: []int{0, 4, 12}[seed/2%3],
 		Job: processor.JobConfig{
-			Parallelism: parallelism, KeyGroups: 8, MergeAfter: 2,
+			Parallelism: parallelism, KeyGroups: 8, MergeAfter: 2, Marks: processor.MarkConfig{Allow: true, MinInterval: 1, Max: 1000},
 			Checkpoint: processor.CheckpointConfig{Interval: 15 * time.Millisecond, Timeout: 400 * time.Millisecond, Retained: 1 + int(seed%2)},
 		},
 	}
@@ -78,12 +80,63 @@ func simVerdict(t *testing.T, seed uint64, mutant string) (string, processor.Sim
 			_, err := broker.PublishTo(subject, nil, []byte(key))
 			return err
 		})
+		if cfg.Controls > 0 && i%20 == 10 {
+			cfg.Inputs = append(cfg.Inputs, func() error {
+				_, err := broker.PublishTo(subject, map[string][]string{processor.HeaderMark: {"sim"}}, []byte("k0"))
+				return err
+			})
+		}
 	}
 	result, err := processor.Simulate(cfg.WithMutant(mutant))
 	if err != nil {
 		return err.Error(), result
 	}
-	return simWrong(t, broker, want), result
+	if verdict := simWrong(t, broker, want); verdict != "" {
+		return verdict, result
+	}
+	return simSavepointsWrong(t, broker, topology), result
+}
+
+// simSavepointsWrong compares every savepoint with a naive count of the input up to its positions, and with its mark.
+func simSavepointsWrong(t *testing.T, m *processortest.Memory, topology *processor.Topology) string {
+	t.Helper()
+	job := tenants.JobID{Tenant: "acme", Name: "sim"}
+	list, err := barriers.ListSavepoints(func(r barriers.Request) barriers.Reply { return m.Do(t.Context(), job, r) }, "acme", "sim")
+	if err != nil {
+		return err.Error()
+	}
+	requests := map[string]bool{}
+	for _, sp := range list {
+		if requests[sp.Request] {
+			return fmt.Sprintf("request %s made two savepoints", sp.Request)
+		}
+		requests[sp.Request] = true
+		want := map[string]int64{}
+		for _, s := range sp.Sources {
+			if sp.Mark != nil && s.Name == sp.Mark.Source && s.Position != sp.Mark.Seq {
+				return fmt.Sprintf("savepoint %s has source %s at %d, its mark is %d", sp.Savepoint, s.Name, s.Position, sp.Mark.Seq)
+			}
+			for _, r := range m.Messages("acme", s.Filter) {
+				if r.Seq <= s.Position && r.Header == nil && string(r.Data) != "bad" {
+					want[string(r.Data)]++
+				}
+			}
+		}
+		opened, err := processor.OpenSavepoint(t.Context(), m, topology, job, sp.Savepoint)
+		if err != nil {
+			return err.Error()
+		}
+		op, err := opened.Operator(t.Context(), "count")
+		if err != nil {
+			return fmt.Sprintf("savepoint %s: %v", sp.Savepoint, err)
+		}
+		for key, n := range want {
+			if got, err := simTotal.Get(op.Key(key)); err != nil || got != n {
+				return fmt.Sprintf("savepoint %s counts %s %d times (%v), the input up to there has %d", sp.Savepoint, key, got, err, n)
+			}
+		}
+	}
+	return ""
 }
 
 func TestSimulation(t *testing.T) {
@@ -106,9 +159,14 @@ func TestSimulation(t *testing.T) {
 		sum.Aborted += r.Aborted
 		sum.Restarts += r.Restarts
 		sum.Faults += r.Faults
+		sum.Savepoints += r.Savepoints
+		sum.Marks += r.Marks
+		sum.Holds += r.Holds
+		sum.Stops += r.Stops
 	}
 	t.Logf("in all: %+v", sum)
-	if *simSeed == 0 && (sum.Fenced == 0 || sum.Aborted == 0 || sum.Crashes == 0 || sum.Checkpoints == 0) {
+	if *simSeed == 0 && (sum.Fenced == 0 || sum.Aborted == 0 || sum.Crashes == 0 || sum.Checkpoints == 0 ||
+		sum.Savepoints == 0 || sum.Marks == 0 || sum.Holds == 0 || sum.Stops == 0) {
 		t.Errorf("the simulation does not reach what it is for: %+v", sum)
 	}
 }

@@ -62,6 +62,11 @@ func (w *simWorker) begin() {
 		listen: Listener{
 			Checkpoint:       func(CheckpointEvent) { s.result.Checkpoints++ },
 			CheckpointFailed: func(CheckpointFailure) { s.result.Aborted++ },
+			Mark: func(ev MarkEvent) {
+				if ev.State == MarkMade {
+					s.result.Marks++
+				}
+			},
 		},
 	}
 	w.att.begin()
@@ -165,11 +170,11 @@ func (w *simWorker) read(r *simReader) {
 
 // idle reports whether the worker has nothing left to read or do.
 func (w *simWorker) idle() bool {
-	if w.frozen || len(w.events) > 0 || len(w.ops) > 0 || w.att.coord == nil || w.att.current != nil || len(w.sim.late) > 0 {
+	if w.frozen || len(w.events) > 0 || len(w.ops) > 0 || w.att.coord == nil || w.att.current != nil || w.busy() || len(w.sim.late) > 0 {
 		return false
 	}
 	for _, h := range w.hosts {
-		if len(h.data) > 0 || len(h.control) > 0 {
+		if len(h.data) > 0 || len(h.control) > 0 || h.task.unfinished() {
 			return false
 		}
 	}
@@ -269,6 +274,9 @@ func (h *simHost) choices(out []func()) []func() {
 			h.step(ev)
 		})
 	}
+	if h.task.unfinished() {
+		out = append(out, func() { h.step(evContinue{}) })
+	}
 	if !h.wakeAt.IsZero() && !h.wakeAt.After(h.now()) {
 		out = append(out, func() {
 			h.wakeAt = time.Time{}
@@ -303,6 +311,8 @@ func (h *simHost) send(task, input int, f *frame) error {
 
 func (h *simHost) consumed(int) {}
 
+func (h *simHost) waiting(input int) bool { return h.queued(input) > 0 }
+
 func (h *simHost) snapshot(s *taskSnapshot) { h.w.events = append(h.w.events, ctlSnapshot{s}) }
 
 func (h *simHost) wake(t time.Time) {
@@ -316,6 +326,8 @@ func (h *simHost) publish(ctx context.Context, stream string, m Message, done fu
 }
 
 func (h *simHost) dirty(task int) { h.w.events = append(h.w.events, ctlDirty{task}) }
+
+func (h *simHost) notify(ev ctlEvent) { h.w.events = append(h.w.events, ev) }
 
 func (h *simHost) now() time.Time { return h.w.now() }
 

@@ -3,6 +3,7 @@ package processor
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/weirstream/weir/state/codec"
 	"github.com/weirstream/weir/tenants"
@@ -20,6 +21,9 @@ type SourceSpec[T any] struct {
 	// Barriers says how this source wants barriers. The carrier is the same for all sources of a job, and the job's configuration
 	// has the last word. Zero: in the stream where Weir created it, else at the reader.
 	Barriers BarrierMode
+	// EventTime says where the elements' times come from and how the watermark follows. Zero: the time at which the server stored
+	// the record, in order.
+	EventTime Timestamps[T]
 }
 
 type sourceDecl struct {
@@ -54,18 +58,38 @@ func From[T any](b *Builder, name string, spec SourceSpec[T]) Stream[T] {
 	if err := checkStreamName(spec.Stream); err != nil {
 		b.fail(n.label(), n.at, fmt.Errorf("SourceSpec.Stream: %w", err))
 	}
-	n.collect = func(a *assembly, n *node) any {
-		out, t, decode := fan[T](a, n), a.task, spec.Codec.Decode
-		return func(data []byte) {
-			v, err := decode(data)
-			if err != nil {
-				t.poison(t.op, fmt.Errorf("decoding the record as %s: %w", n.source.codec, err))
+	spec.EventTime.validate(n)
+	n.collect = func(a *assembly, n *node) any { return collectSource(a, n, spec) }
+	return Stream[T]{n}
+}
+
+// collectSource makes the function that decodes a record and runs it through the task, and then moves the source's watermark.
+func collectSource[T any](a *assembly, n *node, spec SourceSpec[T]) any {
+	out, t, decode := fan[T](a, n), a.task, spec.Codec.Decode
+	c, extract := a.clock(n, &spec.EventTime.opts), spec.EventTime.extract
+	watermark, _ := spec.EventTime.opts.watermark.(func(T, time.Time, time.Time) time.Time)
+	return func(data []byte) {
+		v, err := decode(data)
+		if err != nil {
+			t.poison(t.op, fmt.Errorf("decoding the record as %s: %w", n.source.codec, err))
+			return
+		}
+		at := t.origin.time
+		if extract != nil {
+			var ok bool
+			if at, ok = c.stamp(extract(v)); !ok {
 				return
 			}
-			out(v)
+		}
+		t.at = at
+		out(v)
+		switch {
+		case watermark != nil:
+			c.propose(watermark(v, fromNanos(at), fromNanos(c.line.watermark)))
+		case at >= c.next:
+			c.saw(at)
 		}
 	}
-	return Stream[T]{n}
 }
 
 var errStreamName = errors.New("a stream's name has no spaces, dots, wildcards or slashes")

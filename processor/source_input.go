@@ -20,9 +20,14 @@ type sourceInput struct {
 	literal  bool // ... and has no wildcard: no reserved subject can come
 	filter   *barriers.BarrierFilter
 	collect  func(data []byte)
+	clock    *sourceClock
 
 	position uint64
+	pending  uint64 // behind the last batch
 	tail     tail
+	hold     sourceHold
+	marks    MarkConfig
+	shown    sourceMetrics
 
 	// The last subject and what was decided about it: consecutive records often share theirs.
 	lastSubject string
@@ -38,16 +43,18 @@ func newSourceInput(a *assembly, n *node) *sourceInput {
 			Version: barriers.BarrierVersion, Tenant: string(cfg.Job.Tenant), Job: cfg.Job.Name, Source: n.name,
 			Epoch: cfg.Epoch, Nonce: cfg.Nonce,
 		}),
-		collect: a.collector(n).(func([]byte)),
+		collect: a.collector(n).(func([]byte)), clock: a.clocks[n],
+		hold: sourceHold{limit: noLimit}, marks: cfg.Marks,
 	}
 	s.all = len(s.filters) == 1 && bound.Filter == cfg.Prefix+string(s.filters[0])
 	s.literal = s.all && !strings.ContainsAny(bound.Filter, "*>")
 	return s
 }
 
-func (s *sourceInput) start(from barriers.Source) {
+func (s *sourceInput) start(from barriers.Source, line *timeline) {
 	s.position = from.Position
 	s.tail.restore(from.Tail)
+	s.clock.start(line, from.Watermark, from.Idle)
 }
 
 // accepts reports whether a record with this subject is passed on.
@@ -83,10 +90,14 @@ func (s *sourceInput) snapshot() barriers.Source {
 	return barriers.Source{
 		Name: s.ref.name, Stream: s.ref.stream, Created: s.created, Filter: s.filterTo,
 		Position: s.position, Tail: s.tail.fingerprints(),
+		Watermark: recordWatermark(s.clock.line.snapshot()), Idle: s.clock.line.idle,
 	}
 }
 
-// batch runs the records of a batch through the operators. A barrier in it may block the input: the rest is kept.
+func isBarrier(r *Record) bool { return r.Header != nil && len(r.Header[barriers.HeaderBarrier]) > 0 }
+
+// batch runs the records of a batch through the operators. A barrier in it may block the input, and a record may make more due
+// than fires at once: the rest is kept.
 func (t *task) batch(input int, in *taskInput, ev evBatch) {
 	s, records := in.source, ev.batch.Records
 	if ev.batch.Reset {
@@ -96,12 +107,25 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 	defer func() { t.counts.in += passed }()
 	for i := range records {
 		r := &records[i]
+		if r.Seq > s.hold.limit {
+			s.tail.note(s, records[unnoted:i])
+			s.position = s.hold.limit
+			in.keep(ev, i)
+			t.reached(s)
+			return
+		}
+		barrier := isBarrier(r)
+		if t.busy() && !barrier {
+			s.tail.note(s, records[unnoted:i])
+			in.keep(ev, i)
+			return
+		}
 		if r.Seq <= s.position {
 			t.fail(fmt.Errorf("source %s: the reader of stream %s delivered sequence %d behind %d: reading again would count it twice", s.ref.name, s.ref.stream, r.Seq, s.position))
 			return
 		}
 		s.position = r.Seq
-		if r.Header != nil && len(r.Header[barriers.HeaderBarrier]) > 0 {
+		if barrier {
 			checkpoint, ok := t.streamBarrier(s, r)
 			if !ok {
 				continue
@@ -109,9 +133,7 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 			s.tail.note(s, records[unnoted:i])
 			unnoted = i + 1
 			if t.cut(input, checkpoint) {
-				rest := ev
-				rest.batch.Records, rest.batch.Reset = records[i+1:], false
-				in.putBack(rest)
+				in.keep(ev, i+1)
 				return
 			}
 			if t.err != nil {
@@ -122,25 +144,54 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 		if !s.accepts(r.Subject) {
 			continue
 		}
+		if r.Header != nil && len(r.Header[HeaderMark]) > 0 && t.mark(s, r) {
+			if s.hold.mark == 0 {
+				continue
+			}
+			s.tail.note(s, records[unnoted:i+1])
+			in.keep(ev, i+1)
+			t.reached(s)
+			return
+		}
 		if !t.dirty {
 			t.touch()
 		}
 		t.originOf(s.ref, r)
 		t.op = s.op
+		if s.clock.line.idle {
+			s.clock.wake()
+		}
 		s.collect(r.Data)
 		passed++
+		if t.firing {
+			t.fireDue()
+		}
 		if t.err != nil {
 			return
 		}
 	}
-	s.position = max(s.position, ev.batch.Position)
 	s.tail.note(s, records[unnoted:])
+	if s.position = max(s.position, min(ev.batch.Position, s.hold.limit)); s.position < ev.batch.Position {
+		in.keep(ev, len(records)) // the reader has looked beyond the limit
+		t.reached(s)
+		return
+	}
+	s.pending = ev.batch.Pending
+	s.clock.delivered(ev.batch.Pending, passed > 0)
 	t.done(input)
+	t.reached(s)
+}
+
+// keep puts back a batch from its record number from on.
+func (in *taskInput) keep(ev evBatch, from int) {
+	ev.batch.Records, ev.batch.Reset = ev.batch.Records[from:], false
+	in.putBack(ev)
 }
 
 // reset forgets what was read of a stream that is another one now.
 func (s *sourceInput) reset(b Batch) {
 	s.position, s.tail = b.Position, tail{}
+	s.hold = sourceHold{limit: noLimit} // of the other stream's sequences
 	if len(b.Records) > 0 {
 		s.position = b.Records[0].Seq - 1
 	}
@@ -149,6 +200,6 @@ func (s *sourceInput) reset(b Batch) {
 // originOf says which record the elements that follow are made of.
 func (t *task) originOf(ref *sourceRef, r *Record) {
 	o := &t.origin
-	o.source, o.seq, o.time, o.subject, o.data = ref, r.Seq, r.Time, r.Subject, r.Data
+	o.source, o.seq, o.time, o.subject, o.data, o.far = ref, r.Seq, r.Time, r.Subject, r.Data, false
 	o.number++
 }

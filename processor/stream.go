@@ -93,8 +93,12 @@ func Union[T any](name string, first Stream[T], rest ...Stream[T]) Stream[T] {
 // KeyBy gives every element a key. All elements of a key are processed by one subtask, in order. Keys made of several parts go
 // through CompositeKey.
 func KeyBy[T any](s Stream[T], key func(T) string) KeyedStream[T] {
-	in := s.node(callerLine(2))
-	n := in.b.add(&node{kind: KindKeyBy, at: callerLine(2), inputs: []*node{in}}, false)
+	at := callerLine(2)
+	return KeyedStream[T]{keyBy(s.node(at), at, key)}
+}
+
+func keyBy[T any](in *node, at string, key func(T) string) *node {
+	n := in.b.add(&node{kind: KindKeyBy, at: at, inputs: []*node{in}, keyOf: key}, false)
 	n.require(key == nil, "its key function is nil")
 	n.collect = func(a *assembly, n *node) any {
 		if a.cuts(n) {
@@ -110,7 +114,7 @@ func KeyBy[T any](s Stream[T], key func(T) string) KeyedStream[T] {
 		}
 	}
 	n.receive = func(a *assembly, n *node) receiver { return newReceiver(a, n, fanKeyed[T](a, n)) }
-	return KeyedStream[T]{n}
+	return n
 }
 
 // SideOutput is the stream of elements that the operator behind s emits to the tag. The operator must declare the tag with Uses.

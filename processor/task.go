@@ -24,6 +24,7 @@ type task struct {
 	direct    []*directSink  // at-least-once
 	exchanges []outgoing
 	timers    []*timerOperator
+	timelines []*timeline // of operators, in the order of the graph
 	dead      *deadLetters
 	operators []string // names by number
 
@@ -33,7 +34,17 @@ type task struct {
 
 	op     int32 // the operator that is running
 	origin origin
+	at     int64     // event time of the current element or timer, unix nanoseconds
 	clock  time.Time // of this event, zero: not read yet
+
+	slice    int        // how much a step may fire
+	budget   int        // how much more this one may
+	firing   bool       // a timeline has something to do: data waits
+	ticking  bool       // processing-time timers are left that were due at tickAt
+	tickAt   time.Time  //
+	greeted  bool       // the tasks below know the watermarks that this one began with
+	finished bool       // the final watermark was emitted: nothing is read any more
+	deferred *evTrigger // comes when everything that the final watermark makes due has fired
 
 	aligner  *barriers.Aligner
 	aligning time.Time // when the first barrier of the current alignment came
@@ -54,8 +65,10 @@ type taskInput struct {
 	name    string
 	source  *sourceInput
 	recv    receiver
-	blocked bool    // aligning, or waiting for the checkpoint in flight to be resolved
-	held    []event // what came since, in order; not consumed yet
+	head    *node     // where its elements enter the task
+	time    *timeline // the watermark that has come on it
+	blocked bool      // aligning, or waiting for the checkpoint in flight to be resolved
+	held    []event   // what came since, in order; not consumed yet
 }
 
 // operatorSubtask is one operator's keyed state in a task.
@@ -63,6 +76,8 @@ type operatorSubtask struct {
 	operator string
 	subtask  int
 	backend  *state.Backend
+	full     bool // the next snapshot holds everything; the backend remembers it until one is committed
+	time     *timeline
 }
 
 // origin is the record that the current element was made of.
@@ -73,28 +88,36 @@ type origin struct {
 	subject string
 	data    []byte
 	number  uint64 // differs between any two records of a task
+	far     bool   // its event time is too far ahead (MaxAhead): windows send it to their late output
 }
 
 // sourceRef names a source for its elements, in whichever task they are.
 type sourceRef struct{ name, stream, prefix string }
 
 func newTask(p *plan, s *stage, subtask int) (*task, error) {
-	t := &task{index: s.first + subtask, job: p.cfg.Job, maxPending: p.cfg.MaxPendingBytes}
+	t := &task{index: s.first + subtask, job: p.cfg.Job, maxPending: p.cfg.MaxPendingBytes, slice: fireBudget}
 	t.name = fmt.Sprintf("%s-%d", s.heads[0].label(), subtask)
-	a := &assembly{plan: p, stage: s, task: t, subtask: subtask, made: map[*node]any{}}
+	a := &assembly{
+		plan: p, stage: s, task: t, subtask: subtask, made: map[*node]any{}, clocks: map[*node]*sourceClock{},
+		lines: map[*node]*timeline{}, passed: map[*node]*timeline{}, sends: map[*node]marker{},
+	}
 	t.dead = newDeadLetters(t, p)
 	for _, h := range s.heads {
 		if h.kind == KindSource {
-			t.inputs = append(t.inputs, &taskInput{name: h.name, source: newSourceInput(a, h)})
+			t.inputs = append(t.inputs, &taskInput{name: h.name, source: newSourceInput(a, h), head: h})
 			continue
 		}
 		recv := h.receive(a, h)
-		for _, u := range s.upstreams {
-			for sub := range u.subtasks {
-				t.inputs = append(t.inputs, &taskInput{name: fmt.Sprintf("%s from %s-%d", h.label(), u.heads[0].label(), sub), recv: recv})
+		for _, f := range s.edges {
+			if f.head != h {
+				continue
+			}
+			for sub := range f.upstream.subtasks {
+				t.inputs = append(t.inputs, &taskInput{name: fmt.Sprintf("%s from %s-%d", h.label(), f.upstream.heads[0].label(), sub), recv: recv, head: h})
 			}
 		}
 	}
+	a.wireTime()
 	t.sinks = append(t.sinks, t.dead.sink)
 	t.aligner = barriers.NewAligner(len(t.inputs))
 	return t, a.err
@@ -103,12 +126,13 @@ func newTask(p *plan, s *stage, subtask int) (*task, error) {
 // bind connects the task to its host. It must come before start.
 func (t *task) bind(h taskHost) { t.host = h }
 
-// start sets the sources' positions, by source name; a source without one begins at the stream's beginning. State must be
-// restored before. Timers that are due fire with the first tick.
+// start sets the sources' positions and watermarks, by source name; a source without one begins at the stream's beginning. State
+// and operators' watermarks must be restored before. Event timers that are due fire in the first steps, before any element;
+// processing-time timers with the first tick.
 func (t *task) start(positions map[string]barriers.Source) {
 	for _, in := range t.inputs {
 		if in.source != nil {
-			in.source.start(positions[in.source.ref.name])
+			in.source.start(positions[in.source.ref.name], in.time)
 		}
 	}
 	t.started = true
@@ -145,7 +169,7 @@ func (t *task) step(ev event) (err error) {
 		return errors.New("bug: task " + t.name + " is stepped before it was started")
 	}
 	defer t.recovered(&err)
-	t.clock = time.Time{}
+	t.clock, t.budget = time.Time{}, t.slice
 	switch ev := ev.(type) {
 	case evBatch:
 		t.arrive(ev.input, ev)
@@ -159,14 +183,31 @@ func (t *task) step(ev event) (err error) {
 		t.aborted(ev.checkpoint)
 	case evTick:
 		t.tick(ev.now)
+	case evFinish:
+		t.finish()
+	case evLimit:
+		t.limit(ev)
+	case evUnlimit:
+		t.unlimit(ev)
+	case evPass:
+		t.pass(ev)
+	case evRead:
+		t.readState(ev)
+	case evContinue:
 	default:
 		t.fail(fmt.Errorf("bug: unknown event %T", ev))
 	}
 	t.drain()
+	if t.deferred != nil && !t.busy() {
+		ev := *t.deferred
+		t.deferred = nil
+		t.trigger(ev)
+	}
 	t.flush()
 	if t.timersMoved {
 		t.rearm()
 	}
+	t.greeted = true
 	t.origin = origin{number: t.origin.number}
 	t.show()
 	return t.err
@@ -204,7 +245,7 @@ func (t *task) arrive(input int, ev event) {
 		return
 	}
 	in := t.inputs[input]
-	if in.blocked {
+	if in.stopped() || t.busy() || t.finished && in.source != nil {
 		in.held = append(in.held, ev)
 		return
 	}
@@ -229,12 +270,15 @@ func (t *task) process(input int, ev event) {
 	}
 }
 
-// drain handles what was kept for inputs that are no longer blocked.
+// drain fires what is due and handles what was kept for inputs that are no longer blocked.
 func (t *task) drain() {
+	if t.busy() && t.err == nil {
+		t.fireDue()
+	}
 	for again := true; again; {
 		again = false
 		for i, in := range t.inputs {
-			for len(in.held) > 0 && !in.blocked && t.err == nil {
+			for len(in.held) > 0 && t.ready(in) {
 				ev := in.held[0]
 				in.held[0] = nil
 				in.held = in.held[1:]
@@ -246,6 +290,24 @@ func (t *task) drain() {
 			}
 		}
 	}
+}
+
+// ready reports whether the first of what is held on an input may be handled now. While something due is left to fire that is a
+// barrier alone, and not one behind the final watermark: everything that this one fires belongs to the checkpoint.
+func (t *task) ready(in *taskInput) bool {
+	if in.stopped() || t.err != nil || t.finished && in.source != nil {
+		return false
+	}
+	if !t.busy() {
+		return true
+	}
+	switch ev := in.held[0].(type) {
+	case evFrame:
+		return ev.frame.barrier != 0 && in.time.watermark != finalWatermark
+	case evBatch:
+		return len(ev.batch.Records) > 0 && isBarrier(&ev.batch.Records[0])
+	}
+	return false
 }
 
 // putBack keeps an event, or the rest of one, in front of what is held.

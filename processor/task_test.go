@@ -32,6 +32,7 @@ func (h *recorder) consumed(input int)          { h.consumedBy = append(h.consum
 func (h *recorder) snapshot(s *taskSnapshot)    { h.snapshots = append(h.snapshots, s) }
 func (h *recorder) wake(t time.Time)            { h.wakeAt = t }
 func (h *recorder) dirty(int)                   { h.dirtied++ }
+func (h *recorder) notify(ctlEvent)             {}
 func (h *recorder) now() time.Time              { return h.clock }
 func (h *recorder) publish(_ context.Context, _ string, m Message, done func(error)) error {
 	if h.refuse != nil {

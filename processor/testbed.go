@@ -28,6 +28,7 @@ type TestSnapshot struct {
 	keyGroups  int
 	now        time.Time
 	chains     map[string][][]byte
+	watermarks map[string]*int64
 	positions  map[string]barriers.Source
 }
 
@@ -40,6 +41,7 @@ type Testbed struct {
 	now        time.Time
 	checkpoint uint64
 	chains     map[string][][]byte
+	watermarks map[string]*int64 // of operators, as snapshots have them
 	positions  map[string]barriers.Source
 	taken      map[string][]Message
 	queue      []bedEvent
@@ -61,10 +63,10 @@ func NewTestbed(t *Topology, cfg TestbedConfig) (*Testbed, error) {
 	if cfg.Start.IsZero() {
 		cfg.Start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
-	b := &Testbed{cfg: cfg, now: cfg.Start, chains: map[string][][]byte{}, positions: map[string]barriers.Source{}, taken: map[string][]Message{}}
+	b := &Testbed{cfg: cfg, now: cfg.Start, chains: map[string][][]byte{}, watermarks: map[string]*int64{}, positions: map[string]barriers.Source{}, taken: map[string][]Message{}}
 	if s := cfg.From; s != nil {
 		b.cfg.KeyGroups, b.checkpoint, b.now = s.keyGroups, s.checkpoint, s.now
-		b.chains, b.positions = maps.Clone(s.chains), maps.Clone(s.positions)
+		b.chains, b.watermarks, b.positions = maps.Clone(s.chains), maps.Clone(s.watermarks), maps.Clone(s.positions)
 	}
 	params, err := encodeParams(cfg.Params)
 	if err != nil {
@@ -108,6 +110,7 @@ func bedBindings(needs Needs) Bindings {
 func (b *Testbed) start() error {
 	for i, t := range b.plan.tasks {
 		for _, s := range t.stateful() {
+			s.time.restore(b.watermarks[s.operator])
 			if err := s.backend.Restore(b.chains[s.operator]); err != nil {
 				return fmt.Errorf("restoring operator %s, subtask %d: %w", s.operator, s.subtask, err)
 			}
@@ -117,7 +120,7 @@ func (b *Testbed) start() error {
 		t.bind(h)
 		t.start(b.positions)
 	}
-	return nil
+	return b.settle()
 }
 
 // Push hands a source one record and runs until nothing moves. A record without sequence gets the next one, one without time
@@ -144,11 +147,26 @@ func (b *Testbed) Push(source string, r Record) error {
 // run steps a task, then whatever that sent, until nothing moves.
 func (b *Testbed) run(task int, ev event) error {
 	b.queue = append(b.queue, bedEvent{task, ev})
-	for len(b.queue) > 0 {
-		next := b.queue[0]
-		b.queue = b.queue[1:]
-		if err := b.plan.tasks[next.task].step(next.ev); err != nil {
-			return err
+	return b.settle()
+}
+
+// settle steps tasks until nothing moves.
+func (b *Testbed) settle() error {
+	for {
+		for len(b.queue) > 0 {
+			next := b.queue[0]
+			b.queue = b.queue[1:]
+			if err := b.plan.tasks[next.task].step(next.ev); err != nil {
+				return err
+			}
+		}
+		for i, t := range b.plan.tasks {
+			if t.unfinished() {
+				b.queue = append(b.queue, bedEvent{i, evContinue{}})
+			}
+		}
+		if len(b.queue) == 0 {
+			break
 		}
 	}
 	for _, t := range b.plan.tasks {
@@ -157,6 +175,52 @@ func (b *Testbed) run(task int, ev event) error {
 		}
 	}
 	return nil
+}
+
+// AdvanceWatermark moves a source's watermark to a time, beyond what its elements have done, and fires what that makes due. A
+// watermark never goes back: an earlier time changes nothing.
+func (b *Testbed) AdvanceWatermark(source string, to time.Time) error {
+	wm, ok := toNanos(to)
+	if !ok {
+		return fmt.Errorf("advancing the watermark of source %s to the year %d: %w", source, to.Year(), errTimeRange)
+	}
+	for i, t := range b.plan.tasks {
+		for _, in := range t.inputs {
+			if in.source != nil && in.source.ref.name == source {
+				in.source.clock.raise(wm)
+				return b.run(i, evContinue{})
+			}
+		}
+	}
+	return fmt.Errorf("topology %s has no source %q", b.plan.topology.name, source)
+}
+
+// Finish ends event time as a drain does: everything that waits for a watermark fires. Nothing more may be pushed.
+func (b *Testbed) Finish() error {
+	for i, t := range b.plan.tasks {
+		if t.readsSources() {
+			if err := b.run(i, evFinish{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Watermark returns an operator's event time, the earliest of its subtasks; zero: none yet.
+func (b *Testbed) Watermark(operator string) (time.Time, error) {
+	wm, found := int64(finalWatermark), false
+	for _, t := range b.plan.tasks {
+		for _, tl := range t.timelines {
+			if tl.name == operator {
+				wm, found = min(wm, tl.watermark), true
+			}
+		}
+	}
+	if !found {
+		return time.Time{}, fmt.Errorf("topology %s has no operator %q that keeps event time", b.plan.topology.name, operator)
+	}
+	return fromNanos(wm), nil
 }
 
 // take moves what a sink has staged to where Output finds it.
@@ -220,11 +284,14 @@ func (b *Testbed) Snapshot() (*TestSnapshot, error) {
 		return nil, fmt.Errorf("taking a snapshot: %d of %d tasks have seen the barrier", len(b.snapshots), len(b.plan.tasks))
 	}
 	chains := maps.Clone(b.chains)
+	cp := &pendingCheckpoint{}
 	for _, s := range b.snapshots {
+		cp.observe(s)
 		for _, src := range s.sources {
 			b.positions[src.Name] = src
 		}
 		for _, st := range s.states {
+			b.watermarks[st.operator] = cp.watermark(st.operator)
 			objects, err := st.frozen.Encode(1 << 20)
 			if err != nil {
 				return nil, fmt.Errorf("encoding the state of operator %s: %w", st.operator, err)
@@ -241,7 +308,8 @@ func (b *Testbed) Snapshot() (*TestSnapshot, error) {
 		}
 	}
 	return &TestSnapshot{
-		checkpoint: b.checkpoint, keyGroups: b.cfg.KeyGroups, now: b.now, chains: maps.Clone(b.chains), positions: maps.Clone(b.positions),
+		checkpoint: b.checkpoint, keyGroups: b.cfg.KeyGroups, now: b.now, chains: maps.Clone(b.chains),
+		watermarks: maps.Clone(b.watermarks), positions: maps.Clone(b.positions),
 	}, nil
 }
 
@@ -295,5 +363,6 @@ func (h *bedHost) publish(_ context.Context, stream string, m Message, done func
 	return nil
 }
 
-func (h *bedHost) dirty(int)      {}
-func (h *bedHost) now() time.Time { return h.bed.now }
+func (h *bedHost) dirty(int)       {}
+func (h *bedHost) notify(ctlEvent) {}
+func (h *bedHost) now() time.Time  { return h.bed.now }

@@ -23,6 +23,9 @@ const (
 	KindFilter     Kind = "filter"
 	KindKeyBy      Kind = "keyby"
 	KindProcess    Kind = "process"
+	KindWindow     Kind = "window"
+	KindJoin       Kind = "join"
+	KindJoinInput  Kind = "joininput" // one side of a join, before they meet
 	KindUnion      Kind = "union"
 	KindSideOutput Kind = "sideoutput"
 	KindSink       Kind = "sink"
@@ -45,6 +48,8 @@ type node struct {
 	process *processDecl
 	sink    *sinkDecl
 	tag     outputTag // sideoutput: which
+	keyOf   any       // keyby: func(T) string
+	joined  bool      // keyby: a join has taken its place
 
 	// collect makes the operator's function in one task: func(In), or func(string, In) behind a KeyBy.
 	collect func(a *assembly, n *node) any
@@ -74,7 +79,7 @@ type Topology struct {
 }
 
 func newTopology(b *Builder) *Topology {
-	t := &Topology{name: b.name, nodes: slices.Clone(b.nodes)}
+	t := &Topology{name: b.name, nodes: b.kept()}
 	seen := make(map[string]bool)
 	for _, n := range t.nodes {
 		if n.process == nil {
@@ -221,7 +226,7 @@ func (t *Topology) Needs(job tenants.JobID, ns tenants.Namespace) Needs {
 		switch {
 		case n.source != nil:
 			needs.Sources = append(needs.Sources, SourceNeed{
-				Source: n.name, Stream: n.source.stream, Filter: n.source.cover, InStream: n.source.barriers == BarriersInStream,
+				Source: n.name, Stream: n.source.stream, Filter: n.source.cover, Filters: n.source.filters, InStream: n.source.barriers == BarriersInStream,
 			})
 		case n.sink != nil:
 			needs.Sinks = append(needs.Sinks, n.sink.need(n.name, job, ns))

@@ -97,7 +97,8 @@ type SourceNeed struct {
 	Source   string
 	Stream   string // empty: find it by the filter
 	Filter   tenants.Filter
-	InStream bool // barriers are to be published into it even if Weir did not create it
+	Filters  []tenants.Filter // what it passes on of what Filter covers
+	InStream bool             // barriers are to be published into it even if Weir did not create it
 }
 
 // SinkNeed says what a sink needs.
@@ -110,6 +111,9 @@ type SinkNeed struct {
 	AtLeastOnce     bool
 	Marker          string // absolute; empty: the default
 	AllowMarkerLoss bool
+	// Shadow goes between the tenant's prefix and everything the sink publishes, its marker too; in a bucket before the key. See Prefix,
+	// MarkerSubject and BucketPrefix. Dead letters have none.
+	Shadow string
 }
 
 // Needs is everything one job needs of the broker.
@@ -192,6 +196,7 @@ type Broker interface {
 	Transport
 	SnapshotStore
 	CommitLog
+	Intents
 }
 
 // Clock tells time, so that a simulation can.

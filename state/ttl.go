@@ -135,7 +135,7 @@ func (d *due[K, T]) tick() bool {
 }
 
 func (d *due[K, T]) read() {
-	d.now, d.watermark = noTime, noTime; defer func() { d.watermark = d.now }()
+	d.now, d.watermark = noTime, noTime
 	switch {
 	case d.b.clock == nil:
 	case d.by == ExpiryEvent:

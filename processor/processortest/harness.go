@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/weirstream/weir/processor"
@@ -18,14 +19,16 @@ type HarnessConfig struct {
 	Start       time.Time      // the processing time at the beginning; zero: 2000-01-01 UTC
 }
 
-// Harness tests an operator, or a few, without codecs, broker or time: push elements, advance the processing time, read what
-// came out. State, key groups, timers, exchanges and snapshots are those of production. Everything runs in the calling
+// Harness tests an operator, or a few, without codecs, broker or time: push elements, advance the processing time and the
+// watermark, read what came out. The watermark moves only when it is told to. State, key groups, timers, exchanges and snapshots are those of production. Everything runs in the calling
 // goroutine, and a call returns when nothing moves any more. It is not safe for concurrent use.
 type Harness[In, Out any] struct {
 	topology *processor.Topology
 	cfg      HarnessConfig
 	bed      *processor.Testbed
 	in       map[uint64]In
+	at       map[uint64]time.Time // their event times
+	decoded  uint64
 	next     uint64
 	out      *Collected[Out]
 }
@@ -38,11 +41,13 @@ const (
 // NewHarness builds the operators under test: build gets the stream of pushed elements and returns the one to read. Side
 // outputs are read with Collect, called inside build.
 func NewHarness[In, Out any](build func(in processor.Stream[In]) processor.Stream[Out], cfg HarnessConfig) (*Harness[In, Out], error) {
-	h := &Harness[In, Out]{cfg: cfg, in: map[uint64]In{}}
+	h := &Harness[In, Out]{cfg: cfg, in: map[uint64]In{}, at: map[uint64]time.Time{}}
 	b := processor.NewBuilder("harness")
 	in := processor.From(b, harnessSource, processor.SourceSpec[In]{
 		Filters: []tenants.Filter{harnessSource},
 		Codec:   codec.New("harness", func(dst []byte, _ In) ([]byte, error) { return dst, nil }, h.decode),
+		EventTime: processor.EventTime(func(In) time.Time { return h.at[h.decoded] }, processor.MaxAhead(math.MaxInt64),
+			processor.WithWatermark(func(_ In, _, current time.Time) time.Time { return current })),
 	})
 	h.out = Collect(build(in), harnessSink)
 	var err error
@@ -68,15 +73,19 @@ func (h *Harness[In, Out]) decode(b []byte) (In, error) {
 	if len(b) != 8 {
 		return none, errors.New("not an element of the harness")
 	}
-	return h.in[binary.BigEndian.Uint64(b)], nil
+	h.decoded = binary.BigEndian.Uint64(b)
+	return h.in[h.decoded], nil
 }
 
-// Push hands the operators elements, one after the other. The error is what would restart or fail the job: that of a function, or
+// Push hands the operators elements, one after the other, with the processing time as their event time. The error is what would restart or fail the job: that of a function, or
 // its panic; the harness is of no use after it, but for Restore.
-func (h *Harness[In, Out]) Push(elements ...In) error {
+func (h *Harness[In, Out]) Push(elements ...In) error { return h.PushAt(h.Now(), elements...) }
+
+// PushAt is Push with an event time.
+func (h *Harness[In, Out]) PushAt(at time.Time, elements ...In) error {
 	for _, v := range elements {
 		h.next++
-		h.in[h.next] = v
+		h.in[h.next], h.at[h.next] = v, at
 		err := h.bed.Push(harnessSource, processor.Record{
 			Subject: "test." + harnessSource, Data: binary.BigEndian.AppendUint64(nil, h.next),
 		})
@@ -86,6 +95,16 @@ func (h *Harness[In, Out]) Push(elements ...In) error {
 	}
 	return nil
 }
+
+// AdvanceWatermark says that no element at a time or before is expected any more, and fires what waits for that. A watermark never
+// goes back: an earlier time changes nothing.
+func (h *Harness[In, Out]) AdvanceWatermark(to time.Time) error {
+	return h.bed.AdvanceWatermark(harnessSource, to)
+}
+
+// Finish ends event time as a drain does: everything that waits for a watermark fires. Nothing more may be pushed, but Restore goes
+// back to a snapshot.
+func (h *Harness[In, Out]) Finish() error { return h.bed.Finish() }
 
 // Advance moves the processing time on and fires the timers that are due by then, in order, each at its own time.
 func (h *Harness[In, Out]) Advance(d time.Duration) error { return h.bed.Advance(d) }

@@ -28,6 +28,9 @@ type Memory struct {
 	seq     uint64 // of records
 	objects map[string]memoryObject
 	beats   map[string]uint64
+
+	intents  map[tenants.JobID]memoryRecord
+	intended chan struct{} // closed and replaced whenever an intent changes
 }
 
 type memoryStream struct {
@@ -57,6 +60,7 @@ func NewMemory(ns tenants.Namespace, clock func() time.Time) *Memory {
 	return &Memory{
 		ns: ns, clock: clock, changed: make(chan struct{}), streams: map[string]*memoryStream{},
 		records: map[string]memoryRecord{}, objects: map[string]memoryObject{}, beats: map[string]uint64{},
+		intents: map[tenants.JobID]memoryRecord{}, intended: make(chan struct{}),
 	}
 }
 
@@ -160,7 +164,7 @@ func (m *Memory) Bind(_ context.Context, needs processor.Needs) (processor.Bindi
 }
 
 func (m *Memory) bindSink(job tenants.JobID, n processor.SinkNeed) processor.SinkBinding {
-	sb := processor.SinkBinding{Sink: n.Sink, Prefix: m.ns.Prefix(job.Tenant), Marker: m.ns.Marker(job, n.Sink), MaxMsg: 1 << 20, MaxPart: 10}
+	sb := processor.SinkBinding{Sink: n.Sink, Prefix: n.Prefix(job, m.ns), Marker: n.MarkerSubject(job, m.ns), MaxMsg: 1 << 20, MaxPart: 10}
 	var s *memoryStream
 	switch {
 	case n.DeadLetters:
@@ -169,13 +173,14 @@ func (m *Memory) bindSink(job tenants.JobID, n processor.SinkNeed) processor.Sin
 		sb.Marker = fmt.Sprintf("weir.dlq.%s.%s.%s", tenants.Reserved, job.Tenant, job.Name)
 	case n.Bucket != "":
 		s = m.ensure("KV_"+n.Bucket, "$KV."+n.Bucket+".>")
-		sb.Prefix = "$KV." + n.Bucket + "." + string(job.Tenant) + "."
+		sb.Prefix = "$KV." + n.Bucket + "." + n.BucketPrefix(job)
 		sb.Marker = fmt.Sprintf("$KV.%s.%s.%s.%s.sink.%s", n.Bucket, tenants.Reserved, job.Tenant, job.Name, n.Sink)
 	default:
-		s = m.resolve(n.Stream, m.ns.Prefix(job.Tenant)+"probe", job.Tenant)
-	}
-	if n.Marker != "" {
-		sb.Marker = n.Marker
+		probe := n.Prefix(job, m.ns) + "probe"
+		if len(n.Subjects) > 0 {
+			probe = n.Prefix(job, m.ns) + strings.NewReplacer("*", "probe", ">", "probe").Replace(string(n.Subjects[0]))
+		}
+		s = m.resolve(n.Stream, probe, job.Tenant)
 	}
 	if n.AtLeastOnce {
 		sb.Marker = ""
@@ -329,7 +334,7 @@ func (m *Memory) marker(r barriers.Request) barriers.Reply {
 func (m *Memory) list(prefix string) []string {
 	var keys []string
 	for key, rec := range m.records {
-		if strings.HasPrefix(key, prefix+".") && rec.value != nil {
+		if (prefix == "" || strings.HasPrefix(key, prefix+".")) && rec.value != nil {
 			keys = append(keys, key)
 		}
 	}

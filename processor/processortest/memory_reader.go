@@ -33,7 +33,7 @@ func (m *Memory) validate(spec processor.ReaderSpec) error {
 		return fault(processor.StreamRecreated, "created at %d, was %d", s.created, spec.Created)
 	case last < spec.After:
 		return fault(processor.StreamTailLost, "last sequence is %d, position is %d", last, spec.After)
-	case s.first > spec.After+1 && !spec.Fresh:
+	case s.first > spec.After+1 && !spec.Fresh && !spec.AllowDataLoss:
 		return fault(processor.StreamTrimmed, "first sequence is %d, position is %d", s.first, spec.After)
 	}
 	for i := len(spec.Tail) - 1; i >= 0; i-- {
@@ -59,6 +59,20 @@ func (m *Memory) Rollback(stream string, n int) {
 	clear(s.last)
 	for _, r := range s.messages {
 		s.last[r.Subject] = r.Seq
+	}
+}
+
+// Trim removes the messages up to a sequence, as retention does.
+func (m *Memory) Trim(stream string, upTo uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[stream]
+	n := min(int(upTo-min(upTo, s.first-1)), len(s.messages))
+	s.messages, s.first = s.messages[n:], s.first+uint64(n)
+	for subject, seq := range s.last {
+		if seq < s.first {
+			delete(s.last, subject)
+		}
 	}
 }
 
