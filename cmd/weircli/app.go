@@ -108,10 +108,21 @@ Exit codes: 0 done and all is well; 1 the answer is no (something is missing, no
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(app.devCommand(), app.runCommand(), app.checkCommand(), app.benchCommand(), app.versionCommand(), serverCommand())
-	if len(app.Counts) > 0 {
-		root.AddCommand(app.verifyCommand())
+	root.AddGroup(&cobra.Group{ID: "run", Title: "Run jobs:"}, &cobra.Group{ID: "control", Title: "Look at jobs and control them:"})
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
 	}
+	add("run", app.devCommand(), app.runCommand(), app.checkCommand())
+	if len(app.Counts) > 0 {
+		add("run", app.verifyCommand())
+	}
+	add("control", app.jobsCommand(), app.tenantsCommand(), app.statusCommand(), app.watchCommand(), app.checkpointCommand(), app.checkpointsCommand(),
+		app.savepointCommand(), app.stopCommand(), app.startCommand(), app.rescaleCommand(), app.forkCommand(), app.deleteCommand(),
+		app.stateCommand(), app.permissionsCommand())
+	root.AddCommand(app.benchCommand(), app.versionCommand(), serverCommand())
 	return root
 }
 

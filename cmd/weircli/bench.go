@@ -33,7 +33,7 @@ Weir's time is from Runtime.Run, taking the job over included, to the commit of 
 output, the release of all of it. A baseline's time is from making its consumer to its last event or acknowledgement.`,
 		Example: fmt.Sprintf("  %[1]s bench count\n  %[1]s bench pipe --events 200000 --pairs 3 --json\n  %[1]s bench count --decoder scan --cpuprofile cpu.out", app.Name),
 	}
-	cmd.AddCommand(app.benchCount(), app.benchPipe(), app.benchCheckpoint(), app.benchLatency())
+	cmd.AddCommand(app.benchCount(), app.benchPipe(), app.benchCheckpoint(), app.benchLatency(), app.benchNexmark())
 	return cmd
 }
 
@@ -42,6 +42,12 @@ func (f *benchFlags) register(cmd *cobra.Command, events, keys, pairs int) {
 	fs.IntVar(&f.cfg.Events, "events", events, "events in the stream")
 	fs.IntVar(&f.cfg.Keys, "keys", keys, "distinct keys")
 	fs.IntVar(&f.cfg.Pairs, "pairs", pairs, "pairs of baseline and Weir")
+	f.registerCommon(cmd)
+}
+
+// registerCommon adds what every benchmark with checkpoints has.
+func (f *benchFlags) registerCommon(cmd *cobra.Command) {
+	fs := cmd.Flags()
 	fs.DurationVar(&f.cfg.Interval, "checkpoint-interval", time.Second, "time between Weir's checkpoints")
 	fs.StringVar(&f.cfg.Profile, "cpuprofile", "", "write a CPU profile of Weir's side of the last pair")
 	f.registerOutput(cmd)

@@ -37,7 +37,7 @@ Exit codes: 0 all is well; 1 something is missing; 2 could not look.`,
 			return f.run(cmd.Context(), app, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	f.conn.register(cmd, envURL())
+	f.conn.register(cmd, false)
 	f.tenant.register(cmd)
 	f.jobs.register(cmd)
 	cmd.Flags().BoolVar(&f.create, "create-streams", false, "as run with this flag: a missing stream of a tenant would be created")
@@ -70,7 +70,7 @@ func (f *checkFlags) run(ctx context.Context, app App, out, errOut io.Writer) er
 		return err
 	}
 	broker, err := jetstream.New(jetstream.Config{
-		URL: f.conn.url, Options: f.conn.options(), Namespace: ns, CreateStreams: f.create, CheckOnly: true, Logger: newLogger(errOut, false),
+		Provider: &f.conn, Namespace: ns, CreateStreams: f.create, CheckOnly: true, Logger: newLogger(errOut, false),
 	})
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ by and take over when it goes. Each publishes sample input of its own, unless --
 			return f.run(cmd.Context(), app, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	f.conn.register(cmd, "")
+	f.conn.register(cmd, true)
 	f.tenant.register(cmd, "acme", "globex")
 	f.jobs.register(cmd)
 	fs := cmd.Flags()
@@ -97,7 +97,7 @@ func (f *devFlags) run(ctx context.Context, app App, out, errOut io.Writer) erro
 
 	p := newPrinter(out, 750*time.Millisecond)
 	w, err := startWorker(ctx,
-		jetstream.Config{URL: f.conn.url, Options: f.conn.options(), Namespace: ns, CreateStreams: true, Logger: log},
+		jetstream.Config{Provider: &f.conn, Namespace: ns, CreateStreams: true, Logger: log},
 		processor.RuntimeConfig{Worker: worker, Logger: log, Listener: p.listener()},
 		topologies, ids, &f.jobs)
 	if err != nil {
@@ -105,7 +105,7 @@ func (f *devFlags) run(ctx context.Context, app App, out, errOut io.Writer) erro
 	}
 	stopSamples, err := f.publishSamples(ctx, app, topologies, ids, ns, log)
 	if err != nil {
-		w.broker.Close()
+		w.close()
 		return err
 	}
 	defer stopSamples()
@@ -196,6 +196,7 @@ func (f *devFlags) banner(out io.Writer, app App, topologies []*processor.Topolo
 			}
 		}
 		fmt.Fprintf(out, "  nats%s kv get --raw weir_checkpoints %s.%s\n", server, tenant, t.Name())
+		fmt.Fprintf(out, "  nats%s req weir.v1.%s.%s.status ''\n", server, tenant, t.Name())
 	}
 	again := app.Name + " dev"
 	if own {

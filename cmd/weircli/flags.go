@@ -1,63 +1,23 @@
 package weircli
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/tenants"
 )
 
-// connFlags say which server. Their defaults come from the variables that the nats CLI reads.
-type connFlags struct{ url, creds, user, password string }
-
-const defaultURL = "nats://127.0.0.1:4222"
-
-func (f *connFlags) register(cmd *cobra.Command, url string) {
-	fs := cmd.Flags()
-	fs.StringVar(&f.url, "url", url, "NATS server, or several separated by commas ($NATS_URL)")
-	fs.StringVar(&f.creds, "creds", os.Getenv("NATS_CREDS"), "credentials file ($NATS_CREDS)")
-	fs.StringVar(&f.user, "user", os.Getenv("NATS_USER"), "user name or token ($NATS_USER)")
-	fs.StringVar(&f.password, "password", "", "password of --user (better: $NATS_PASSWORD)")
-}
-
-func envURL() string { return cmp.Or(os.Getenv("NATS_URL"), defaultURL) }
-
-func (f *connFlags) options() []nats.Option {
-	var opts []nats.Option
-	if f.creds != "" {
-		opts = append(opts, nats.UserCredentials(f.creds))
-	}
-	password := cmp.Or(f.password, os.Getenv("NATS_PASSWORD"))
-	switch {
-	case f.user != "" && password != "":
-		opts = append(opts, nats.UserInfo(f.user, password))
-	case f.user != "":
-		opts = append(opts, nats.Token(f.user))
-	}
-	return opts
-}
-
-func (f *connFlags) connect(name string) (*nats.Conn, error) {
-	nc, err := nats.Connect(f.url, append(f.options(), nats.Name(name), nats.MaxReconnects(-1))...)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to %s: %w: is a server running there? Give another with --url", f.url, err)
-	}
-	return nc, nil
-}
-
 // tenantFlags say whose jobs.
 type tenantFlags struct {
 	tenants   []string
 	namespace string
+	optional  bool // no tenant is fine
 }
 
 func (f *tenantFlags) register(cmd *cobra.Command, tenants ...string) {
@@ -80,7 +40,7 @@ func (f *tenantFlags) parse() ([]tenants.ID, tenants.Namespace, error) {
 			ids = append(ids, id)
 		}
 	}
-	if len(f.tenants) == 0 {
+	if len(f.tenants) == 0 && !f.optional {
 		errs = append(errs, errors.New("--tenants is empty: name at least one, for example --tenants acme,globex"))
 	}
 	ns, err := tenants.NewNamespace(f.namespace)
@@ -101,6 +61,7 @@ type jobFlags struct {
 	barriers     string
 	allowLoss    bool
 	allowDropped bool
+	allowMarks   bool
 }
 
 func (f *jobFlags) register(cmd *cobra.Command) {
@@ -114,12 +75,14 @@ func (f *jobFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.barriers, "barriers", "", "how barriers reach the sources: in-stream or at-reader (default: in-stream where Weir created the stream)")
 	fs.BoolVar(&f.allowLoss, "allow-data-loss", false, "go on where an input stream was recreated, rolled back or trimmed; recorded in every manifest")
 	fs.BoolVar(&f.allowDropped, "allow-dropped-state", false, "drop the state of operators that the topology no longer has")
+	fs.BoolVar(&f.allowMarks, "allow-marks", false, "publishers may ask for savepoints with the header Weir-Mark: {job}")
 }
 
 // config returns the configuration of topology t for a tenant. Parameters of other topologies are left out.
 func (f *jobFlags) config(t *processor.Topology, tenant tenants.ID) (processor.JobConfig, error) {
 	cfg := processor.JobConfig{
 		Parallelism: f.parallelism, Streams: f.streams, AllowDataLoss: f.allowLoss, AllowDroppedState: f.allowDropped,
+		Marks:      processor.MarkConfig{Allow: f.allowMarks},
 		Checkpoint: processor.CheckpointConfig{Interval: f.interval, Timeout: f.timeout, Barriers: processor.BarrierMode(f.barriers)},
 	}
 	declared := make(map[string]bool)

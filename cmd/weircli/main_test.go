@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
 
 	"github.com/weirstream/weir/examples/wordcount"
 	"github.com/weirstream/weir/jetstream/embedded"
@@ -122,7 +123,11 @@ func TestWrongUsage(t *testing.T) {
 func TestHelpExamples(t *testing.T) {
 	root := testApp().root()
 	checked := 0
-	for _, cmd := range append(root.Commands(), root) {
+	commands := []*cobra.Command{root}
+	for i := 0; i < len(commands); i++ {
+		commands = append(commands, commands[i].Commands()...)
+	}
+	for _, cmd := range commands {
 		for line := range strings.Lines(cmd.Example) {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), "   ")
 			fields := strings.Fields(line)
@@ -140,7 +145,7 @@ func TestHelpExamples(t *testing.T) {
 			checked++
 		}
 	}
-	if checked < 10 {
+	if checked < 40 {
 		t.Errorf("only %d examples were found", checked)
 	}
 }

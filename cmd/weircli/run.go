@@ -34,8 +34,9 @@ func (app App) runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the jobs on an existing NATS server",
 		Args:  cobra.NoArgs,
-		Long: `Run the topologies of this binary for the given tenants, as a worker. Several workers may run the same jobs: one owns a job,
-the others stand by. An interrupt or SIGTERM takes a last checkpoint of every job and hands the jobs over at once; kill -9 loses
+		Long: `Run the topologies of this binary as a worker: for the given tenants, and for every job that was started, forked or deployed
+elsewhere and whose topology this binary has. Several workers may run the same jobs: one owns a job, the others stand by. A job that
+was stopped stays stopped, and what was configured with start or rescale goes before these flags. An interrupt or SIGTERM takes a last checkpoint of every job and hands the jobs over at once; kill -9 loses
 nothing, the others take over after --takeover-after.
 
 Streams that exist are used as they are and never altered; where one will not do, the error has the nats command that mends it.
@@ -50,8 +51,9 @@ Exit codes: 0 stopped and drained; 1 a job failed for good; 2 could not start.`,
 			return f.run(cmd.Context(), app, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	f.conn.register(cmd, envURL())
+	f.conn.register(cmd, false)
 	f.tenant.register(cmd)
+	f.tenant.optional = true
 	f.jobs.register(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&f.worker, "worker", "", "this worker's identity, unique among living ones (default: kept in --data, else random)")
@@ -86,7 +88,7 @@ func (f *runFlags) run(ctx context.Context, app App, out, errOut io.Writer) erro
 	}
 	log := newLogger(errOut, f.verbose)
 	jc := jetstream.Config{
-		URL: f.conn.url, Options: f.conn.options(), Namespace: ns, Logger: log,
+		Provider: &f.conn, Namespace: ns, Logger: log,
 		CreateStreams: f.create, Replicas: f.replicas, MaxBytes: f.maxBytes,
 	}
 	if f.memory {

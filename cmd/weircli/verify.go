@@ -66,7 +66,7 @@ Exit codes: 0 exact; 1 not exact; 2 cannot judge (retention has removed input, n
 			return fmt.Errorf("there is no check %q", args[0])
 		},
 	}
-	f.conn.register(cmd, envURL())
+	f.conn.register(cmd, false)
 	f.tenant.register(cmd, "acme", "globex")
 	cmd.Flags().DurationVar(&f.wait, "wait", 30*time.Second, "how long the output may stand still before what is missing counts as lost")
 	cmd.Flags().IntVar(&f.list, "list", 10, "deviations to list for each tenant")

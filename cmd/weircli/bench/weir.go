@@ -52,7 +52,8 @@ var purposes = []jetstream.Purpose{jetstream.Control, jetstream.Output}
 
 // session is a runtime with one job, between start and stop.
 type session struct {
-	broker *jetstream.Broker
+	broker *jetstream.Broker // nil: from memory
+	close  func()            // of the broker
 	rt     *processor.Runtime
 	job    *processor.Job
 	ended  chan error
@@ -66,25 +67,34 @@ type session struct {
 
 // deploy prepares everything but does not start the clock: that is start's.
 func deploy(ctx context.Context, cfg Config, url string, t *processor.Topology, jc processor.JobConfig) (*session, error) {
-	s := &session{ended: make(chan error, 1)}
-	var err error
-	s.broker, err = jetstream.New(jetstream.Config{URL: url, Logger: cfg.Log, Replicas: cfg.Replicas})
+	broker, err := jetstream.New(jetstream.Config{URL: url, Logger: cfg.Log, Replicas: cfg.Replicas})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.broker.Start(ctx); err != nil {
-		s.broker.Close()
+	if err := broker.Start(ctx); err != nil {
+		broker.Close()
 		return nil, err
 	}
+	s, err := deployOn(ctx, cfg, broker, broker.Close, t, jc)
+	if err == nil {
+		s.broker = broker
+	}
+	return s, err
+}
+
+// deployOn is deploy on a broker that is there; the session closes it.
+func deployOn(ctx context.Context, cfg Config, broker processor.Broker, closeBroker func(), t *processor.Topology, jc processor.JobConfig) (*session, error) {
+	s := &session{ended: make(chan error, 1), close: closeBroker}
+	var err error
 	s.rt, err = processor.NewRuntime(processor.RuntimeConfig{
-		Broker: s.broker, Worker: "bench", Logger: cfg.Log,
+		Broker: broker, Worker: "bench", Logger: cfg.Log,
 		Listener: processor.Listener{Job: s.onJob, Checkpoint: s.onCheckpoint, CheckpointFailed: s.onFailure},
 	})
 	if err == nil {
 		s.job, err = s.rt.Deploy(ctx, t, tenant, jc)
 	}
 	if err != nil {
-		s.broker.Close()
+		closeBroker()
 		return nil, err
 	}
 	return s, nil
@@ -154,7 +164,7 @@ func (s *session) await(ctx context.Context, n uint64) error {
 
 // stop drains the job and waits for everything to end. It may be called twice.
 func (s *session) stop(ctx context.Context) error {
-	defer s.broker.Close()
+	defer s.close()
 	if s.cancel == nil {
 		return nil
 	}
@@ -180,9 +190,14 @@ func timed(ctx context.Context, cfg Config, url string, t *processor.Topology, j
 	if err != nil {
 		return weirRun{}, err
 	}
+	return s.timed(ctx, n, check)
+}
+
+// timed times a session that was not started yet, and ends it.
+func (s *session) timed(ctx context.Context, n int, check func(*session, uint64) error) (weirRun, error) {
 	before := settle()
 	s.start(ctx)
-	err = s.await(ctx, uint64(n))
+	err := s.await(ctx, uint64(n))
 	var last processor.CheckpointEvent
 	if err == nil {
 		last, err = s.job.Checkpoint(ctx)
