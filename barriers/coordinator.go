@@ -113,6 +113,7 @@ type Coordinator struct {
 	deadline time.Time // of the one in flight
 	echoBy   time.Time
 
+	resting   bool
 	requested bool
 	dirty     bool
 	risk      bool
@@ -254,6 +255,9 @@ func (c *Coordinator) Released(now time.Time, checkpoint uint64) []Action {
 	return c.start(now)
 }
 
+// Rest keeps further checkpoints from starting, for whatever reason, until it is taken back. What is asked for meanwhile is kept.
+func (c *Coordinator) Rest(rest bool) { c.resting = rest }
+
 // Checkpoint returns the ID of the checkpoint in flight, 0 if there is none.
 func (c *Coordinator) Checkpoint() uint64 {
 	if c.phase == phaseIdle || c.phase == phaseEnded {
@@ -281,6 +285,7 @@ func (c *Coordinator) Deadline() time.Time {
 // startAt returns when the next checkpoint may start, and whether there is a reason for one at all.
 func (c *Coordinator) startAt() (time.Time, bool) {
 	switch {
+	case c.resting:
 	case c.requested:
 		return c.retry, true
 	case (c.dirty || c.risk) && c.cfg.Interval > 0:

@@ -279,6 +279,20 @@ func DeleteSavepoint(ask Ask, tenant, job, name string) error {
 	return nil
 }
 
+// DeleteSavepoints removes all savepoints of a job as DeleteSavepoint does.
+func DeleteSavepoints(ask Ask, tenant, job string) error {
+	names, err := savepointNames(ask, tenant, job)
+	if err != nil {
+		return fmt.Errorf("delete the savepoints of job %s/%s: %w", tenant, job, err)
+	}
+	for _, name := range names {
+		if err := DeleteSavepoint(ask, tenant, job, name); err != nil && !errors.As(err, new(*NoSavepointError)) {
+			return err
+		}
+	}
+	return nil
+}
+
 func deleteSavepoint(ask Ask, tenant, job, name string) error {
 	if err := checkSavepointName(name); err != nil {
 		return err

@@ -182,8 +182,8 @@ func TestBadInputNames(t *testing.T) {
 	if after := w.configs(t); !reflect.DeepEqual(before, after) {
 		t.Errorf("the refused deployments left something: %v", after)
 	}
-	if len(worker.rt.Jobs()) != 0 {
-		t.Errorf("the refused deployments left jobs: %v", worker.rt.Jobs())
+	if len(worker.rt.Hosted()) != 0 {
+		t.Errorf("the refused deployments left jobs: %v", worker.rt.Hosted())
 	}
 }
 

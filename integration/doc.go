@@ -9,6 +9,8 @@
 //
 //	go test ./integration -run TestCrashPoints -all
 //	go test ./integration -run TestMetamorphic -rounds 500
+//	go test ./integration -run TestControlHistories -control.histories=100
+//	go test ./integration -run TestControlKills -all -timeout 1h
 //	go test ./integration -run TestChaos -chaos.duration 30m -timeout 1h
 //
 // The tests start their own servers on loopback and in temporary folders. They refuse nothing silently: the flights of TestChaos

@@ -43,6 +43,8 @@ func playRole(role string) int {
 		err = playServer()
 	case "worker":
 		err = playWorker()
+	case "control":
+		err = playControl()
 	default:
 		err = fmt.Errorf("there is no role %q", role)
 	}

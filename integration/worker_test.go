@@ -119,7 +119,7 @@ func (w *worker) drain() error {
 }
 
 func (w *worker) job(tenant string) *processor.Job {
-	for _, j := range w.rt.Jobs() {
+	for _, j := range w.rt.Hosted() {
 		if string(j.ID().Tenant) == tenant {
 			return j
 		}

@@ -60,6 +60,7 @@ type attempt struct {
 	paused   bool
 	draining bool
 	keep     bool      // draining: do not let go of the job, this worker starts it again
+	pin      uint64    // draining: the retained checkpoint that it then starts from; 0: none
 	finish   bool      // bring a job that is to stop to its end instead of running it
 	makings  []*making // savepoints under way, in the order they were asked for
 	holding  *holding  // the sources stand, or are about to
@@ -141,6 +142,7 @@ func (a *attempt) handle(ev ctlEvent) {
 		a.request(now, ev.done)
 	case ctlDrain:
 		a.keep = a.keep || ev.keep
+		a.pin = max(a.pin, ev.pin)
 		a.drain(now)
 	case ctlSnapshot:
 		a.onSnapshot(now, ev.snapshot)

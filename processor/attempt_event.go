@@ -29,7 +29,10 @@ type (
 		done func(CheckpointEvent, error)
 	}
 	// ctlDrain asks for a last checkpoint, then lets go of the job, unless it is kept, and ends the attempt.
-	ctlDrain struct{ keep bool }
+	ctlDrain struct {
+		keep bool
+		pin  uint64 // a retained checkpoint that must stay, since the job is to start from it; 0: none
+	}
 
 	ctlStarted struct {
 		start *started

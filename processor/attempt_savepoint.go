@@ -195,9 +195,12 @@ func (a *attempt) owed() []barriers.OwedSavepoint {
 	return out
 }
 
-// pinned lists the checkpoints that must stay until a savepoint was made of them.
+// pinned lists the checkpoints that must stay: until a savepoint was made of them, or until the job has started from one.
 func (a *attempt) pinned() []uint64 {
 	var out []uint64
+	if a.pin != 0 {
+		out = append(out, a.pin)
+	}
 	for _, mk := range a.makings {
 		if mk.checkpoint != 0 {
 			out = append(out, mk.checkpoint)

@@ -201,7 +201,7 @@ func (a *attempt) takeState(ctx context.Context, io effects, s *started, src *st
 // copyState copies an operator's chain into a new base of this job.
 func (a *attempt) copyState(ctx context.Context, io effects, s *started, src *startSource, op barriers.Operator) ([]barriers.Object, error) {
 	objects, err := a.fetch(ctx, io, op.Chain)
-	if errors.Is(err, ErrObjectMissing) {
+	if errors.Is(err, ErrObjectMissing) || errors.As(err, new(*CorruptError)) { // one that is being removed loses its content first
 		return nil, a.whyMissing(ctx, io, src, err)
 	}
 	if err != nil {

@@ -108,6 +108,7 @@ func (a *attempt) onTails(now time.Time, ev ctlTails) {
 func (a *attempt) cancelStop(err error) {
 	s := a.stopping
 	a.stopping = nil
+	a.coord.Rest(false)
 	a.endHold()
 	a.log.Warn("the job does not stop", "err", err)
 	for _, done := range s.done {
@@ -173,6 +174,7 @@ func (a *attempt) lastCommitted(cp *pendingCheckpoint) (tell bool) {
 		return false
 	}
 	s.checkpoint = cp.id
+	a.coord.Rest(true) // no other follows, also not while its savepoint is made
 	owes := slices.ContainsFunc(cp.manifest.Sinks, func(k barriers.Sink) bool { return k.Total > 0 })
 	return owes && s.req.Savepoint == "" // a stop may still be given up for its savepoint
 }

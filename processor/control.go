@@ -121,8 +121,9 @@ type StartPoint struct {
 
 // SavepointRequest asks for a savepoint.
 type SavepointRequest struct {
-	Name    string `json:"name"`              // a name as of a job; unique within the job
-	Request string `json:"request,omitempty"` // empty: the name
+	Name string `json:"name"` // a name as of a job; unique within the job
+	// Request makes asking again harmless: the same one returns the same savepoint. Without it a name that exists is refused.
+	Request string `json:"request,omitempty"`
 	// Hold, if set, ends a hold: the savepoint is cut exactly at Cut, the positions by source name.
 	Hold string            `json:"hold,omitempty"`
 	Cut  map[string]uint64 `json:"cut,omitempty"`
@@ -225,7 +226,7 @@ type JobReport struct {
 	Restarts    int       `json:"restarts,omitempty"`
 	Retry       time.Time `json:"retry,omitzero"`
 	Shadow      string    `json:"shadow,omitempty"`
-	// Sources, Watermark and what follows are live: only where the job runs.
+	// Sources and what follows are live: only where the job runs.
 	Sources    map[string]SourceReport `json:"sources,omitempty"`
 	Elements   uint64                  `json:"elements,omitempty"`
 	StateBytes int64                   `json:"state_bytes,omitempty"`
@@ -238,6 +239,9 @@ type SourceReport struct {
 	Filter   string `json:"filter"`
 	Position uint64 `json:"position"`
 	Pending  uint64 `json:"pending"`
+	// Watermark is the source's event time; zero: none yet. Idle says that it does not hold others back.
+	Watermark time.Time `json:"watermark,omitzero"`
+	Idle      bool      `json:"idle,omitempty"`
 }
 
 // CheckpointReport describes a checkpoint, or one that failed.

@@ -81,7 +81,7 @@ func (s *subject) exists() bool {
 func (r *Runtime) unknown(id tenants.JobID) error {
 	for _, t := range r.tenantsKnown() {
 		if t == id.Tenant {
-			return refuse(ReasonUnknownJob, "tenant %s has no job %s: weir jobs --tenant %s lists those it has", id.Tenant, id.Name, id.Tenant)
+			return refuse(ReasonUnknownJob, "tenant %s has no job %s: weir jobs %s lists those it has", id.Tenant, id.Name, id.Tenant)
 		}
 	}
 	return refuse(ReasonUnknownTenant, "nothing is known of tenant %s: it has no jobs", id.Tenant)

@@ -47,7 +47,16 @@ func (r *Runtime) Start(ctx context.Context, id tenants.JobID, req StartRequest)
 	if err != nil {
 		return JobReport{}, err
 	}
-	return r.awaitRunning(ctx, &s, rev)
+	rep, err := r.awaitRunning(ctx, &s, rev)
+	if before := s.intended(); errors.As(err, new(*StartGoneError)) && before.Desired == DesiredRunning {
+		// It was removed since it was checked, and nothing was changed: the job goes on as it did.
+		back := *before
+		back.Start, back.Generation = &StartPoint{Request: newNonce()}, in.Generation+1
+		if _, werr := r.changeIntent(ctx, &back, rev); werr != nil {
+			err = errors.Join(err, werr)
+		}
+	}
+	return rep, err
 }
 
 // runs reports whether the job runs here as it should, so that nothing is to be done to start it.
@@ -79,9 +88,6 @@ func (s *subject) started(req StartRequest) (*Intent, error) {
 			return nil, refuse(ReasonBadRequest, `job %s was deleted, and its checkpoints with it: start it with from "fresh" or "savepoint"`, s.id)
 		}
 	}
-	if in.ForkOf != "" && req.From == FromFresh {
-		in.ForkOf = "" // it no longer holds anything of its original
-	}
 	switch p := req.StartPoint; {
 	case p.From != FromLatest:
 		if p.Request == "" {
@@ -94,6 +100,9 @@ func (s *subject) started(req StartRequest) (*Intent, error) {
 	}
 	in.Desired, in.Stop, in.Cleaned, in.DropSavepoints = DesiredRunning, nil, false, false
 	in.Config = in.Config.merge(req.Config)
+	if in.ForkOf != "" && (in.Config == nil || in.Config.Shadow == nil || *in.Config.Shadow == "") {
+		return nil, refuse(ReasonBadRequest, "job %s is a fork of %s: without its shadow prefix it would publish where that one does", s.id, in.ForkOf)
+	}
 	in.Generation++
 	return &in, nil
 }
@@ -205,7 +214,16 @@ func (r *Runtime) Fork(ctx context.Context, id tenants.JobID, req ForkRequest) (
 	if err != nil {
 		return JobReport{}, err
 	}
-	return r.awaitRunning(ctx, &s, rev)
+	rep, err := r.awaitRunning(ctx, &s, rev)
+	if errors.As(err, new(*StartGoneError)) {
+		// It was removed since it was checked: nothing of the fork is left behind.
+		gone := *in
+		gone.Desired, gone.Start = DesiredDeleted, nil
+		if _, werr := r.changeIntent(ctx, &gone, rev); werr != nil {
+			err = errors.Join(err, werr)
+		}
+	}
+	return rep, err
 }
 
 // forked returns the intent of a fork: what the original runs with, from one of its checkpoints or savepoints, under a shadow prefix.

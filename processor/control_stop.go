@@ -27,7 +27,11 @@ func (r *Runtime) Stop(ctx context.Context, id tenants.JobID, req StopRequest) (
 	case s.intent != nil && s.intent.Desired == DesiredDeleted:
 		return StopReport{}, refuse(ReasonNotRunning, "job %s was deleted", id)
 	case s.intent != nil && s.intent.Desired == DesiredStopped && !s.owned():
-		return r.stoppedBefore(ctx, &s)
+		rep, err := r.stoppedBefore(ctx, &s)
+		if err == nil && req.Savepoint != "" {
+			rep.Savepoint, err = r.savedAtStop(ctx, &s, req.Savepoint, rep.Checkpoint)
+		}
+		return rep, err
 	case s.job == nil:
 		return StopReport{}, s.notRunning()
 	}
@@ -159,6 +163,22 @@ func (r *Runtime) stoppedBefore(ctx context.Context, s *subject) (StopReport, er
 		return StopReport{}, s.notRunning()
 	}
 	return s.job.awaitStopped(ctx, s.revision)
+}
+
+// savedAtStop returns the savepoint that a job which is stopped already was stopped with. The worker that was to make it may have ended
+// before it did: the next one only ends the job.
+func (r *Runtime) savedAtStop(ctx context.Context, s *subject, name string, checkpoint uint64) (*SavepointReport, error) {
+	m, err := barriers.ReadSavepoint(askOf(ctx, r.cfg.Broker, s.id), string(s.id.Tenant), s.id.Name, name)
+	switch {
+	case errors.As(err, new(*barriers.NoSavepointError)):
+		return nil, refuse(ReasonFailed, "job %s is stopped, without savepoint %s: start it, and stop it again", s.id, name)
+	case err != nil:
+		return nil, unavailable(err)
+	case m.Checkpoint != checkpoint:
+		return nil, refuse(ReasonConflict, "job %s is stopped at checkpoint %d, and savepoint %s is of checkpoint %d: choose another name", s.id, checkpoint, name, m.Checkpoint)
+	}
+	rep := savepointReport(m)
+	return &rep, nil
 }
 
 // Delete implements Control.

@@ -12,10 +12,13 @@
 //     goroutine. One goroutine owns a task, its state and its user functions.
 //  2. What a checkpoint holds is a cut: every record before the barrier is in its state and output, none after it. What an
 //     aborted checkpoint had frozen goes back, so nothing is lost and order is kept.
-//  3. A record causes output, a dead letter, or nothing because user code said so. It is never dropped for an error.
+//  3. A record causes output, a dead letter, or nothing because user code said so. It is never dropped for an error. An element that
+//     is too late for its windows is counted, and goes to their late output if there is one.
 //  4. What should run is an intent per job (intent.go), what was applied is its head. A job's supervisor (job_supervise.go) makes the
 //     one true by the other; a request (Control) changes the intent, by compare-and-set, after everything that could refuse it was
 //     checked. So a crash between any two steps of a stop, start, fork or deletion leaves both such that the next worker goes on.
+//  5. An operator's watermark is the minimum of what its inputs that are not idle have promised, never goes back, not over a restore
+//     either, and is passed on only when all that it makes due has fired (watermark.go).
 //
 // The caller's duties. Functions given to operators may be called by several goroutines at once when the parallelism is above 1
 // (each with a Context of its own): they must share nothing mutable but what descriptors hold. A Context is valid during the

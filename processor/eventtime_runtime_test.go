@@ -42,6 +42,11 @@ func TestRuntimeFiresEventTimersExactlyOnce(t *testing.T) {
 					time.Sleep(3 * time.Second)
 					if published == 3000 { // neither left nor right: what is due is what left has reached
 						checkFired(t, m, published-11)
+						rep, err := w.rt.Status(t.Context(), job)
+						left, quiet := rep.Sources["left"], rep.Sources["quiet"]
+						if err != nil || !quiet.Idle || !quiet.Watermark.IsZero() || left.Idle || !left.Watermark.Equal(simEpoch.Add(3*time.Second-1)) {
+							t.Errorf("status: left %+v, quiet %+v, %v", left, quiet, err)
+						}
 					}
 					w.crash(t)
 				}

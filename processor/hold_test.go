@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/weirstream/weir/processor"
+	"github.com/weirstream/weir/state/codec"
+	"github.com/weirstream/weir/tenants"
 )
 
 // All jobs of a tenant can be cut at the same place: held where they are, then cut at the highest position.
@@ -261,6 +263,87 @@ func TestACheckpointThatWasCutBeforeDoesNotServe(t *testing.T) {
 		}
 		if err := checkSavepoint(t.Context(), m, topology, twoJob, "exact"); err != nil {
 			t.Error(err)
+		}
+		w.crash(t)
+	})
+}
+
+// alarmed publishes every word at once, and "late" once event time has passed it by an hour; with ticking it does something ten times a
+// second, input or not.
+func alarmed(t *testing.T, ticking bool) *processor.Topology {
+	t.Helper()
+	b := processor.NewBuilder("two")
+	left := processor.From(b, "left", processor.SourceSpec[string]{Filters: []tenants.Filter{"left"}, Codec: codec.String()})
+	right := processor.From(b, "right", processor.SourceSpec[string]{Filters: []tenants.Filter{"right.>"}, Codec: codec.String()})
+	words := processor.KeyBy(processor.Union("both", left, right), func(w string) string { return w })
+	counts := processor.Process(words, "count", func(pc *processor.Context[counted], w string) error {
+		pc.Emit(counted{w, 1})
+		if ticking {
+			pc.SetTimer(pc.Now().Add(100 * time.Millisecond))
+		}
+		return pc.SetEventTimer(pc.Timestamp().Add(time.Hour))
+	}, processor.OnEventTimer(func(pc *processor.Context[counted], _ time.Time) error {
+		pc.Emit(counted{"late " + pc.Key(), 1})
+		return nil
+	}), processor.OnTimer(func(pc *processor.Context[counted], at time.Time) error {
+		pc.SetTimer(at.Add(100 * time.Millisecond))
+		return nil
+	}))
+	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
+	topology, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topology
+}
+
+// A drain fires everything that event time could still make due, once; a job that is started again reads on where it was.
+func TestADrainEndsEventTime(t *testing.T) {
+	eachParallelism(t, func(t *testing.T, parallelism int) {
+		m := newMemory("acme")
+		w := startWorker(t, m, "w1", processor.Listener{})
+		w.deploy(t, alarmed(t, false), "acme", processor.JobConfig{Parallelism: parallelism})
+		w.run()
+		time.Sleep(time.Second)
+		publish(t, m, "acme.left", "a", "b")
+		publish(t, m, "acme.right.x", "c")
+		must[processor.StopReport](t)(w.rt.Stop(t.Context(), twoJob, processor.StopRequest{Mode: processor.StopDrain}))
+		want := map[string]int64{"a": 1, "b": 1, "c": 1, "late a": 1, "late b": 1, "late c": 1}
+		checkCounts(t, m, "acme", want)
+		if n := len(m.Messages("acme", "acme.counts")); n != len(want) {
+			t.Errorf("%d results, want %d", n, len(want))
+		}
+		must[processor.JobReport](t)(w.rt.Start(t.Context(), twoJob, processor.StartRequest{}))
+		publish(t, m, "acme.left", "d")
+		time.Sleep(time.Second)
+		must[processor.StopReport](t)(w.rt.Stop(t.Context(), twoJob, processor.StopRequest{Mode: processor.StopDrain}))
+		want["d"], want["late d"] = 1, 1
+		checkCounts(t, m, "acme", want)
+		if n := len(m.Messages("acme", "acme.counts")); n != len(want) {
+			t.Errorf("%d results behind the second drain, want %d", n, len(want))
+		}
+		w.crash(t)
+	})
+}
+
+// A job that always has something to checkpoint commits nothing behind its last checkpoint, however long its savepoint takes.
+func TestNothingIsCommittedBehindTheLastCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newSlow(0)
+		w := startWorker(t, b, "w1", processor.Listener{})
+		w.deploy(t, alarmed(t, true), "acme", processor.JobConfig{})
+		w.run()
+		publish(t, b.Memory, "acme.left", "a")
+		time.Sleep(time.Second)
+		got := make(chan processor.StopReport, 1)
+		go func() {
+			got <- must[processor.StopReport](t)(w.rt.Stop(t.Context(), twoJob, processor.StopRequest{Savepoint: "last"}))
+		}()
+		time.Sleep(10 * time.Second)
+		close(b.gate)
+		rep := <-got
+		if head := headOf(t, b, twoJob).Head; rep.Savepoint == nil || rep.Savepoint.Checkpoint != head.Checkpoint || rep.Checkpoint != head.Checkpoint {
+			t.Errorf("the head is at checkpoint %d, the report is %+v", head.Checkpoint, rep)
 		}
 		w.crash(t)
 	})

@@ -56,7 +56,7 @@ func (c answers[T]) give(v T, err error) {
 // savepoint takes a savepoint of the running job. When ctx ends first the savepoint goes on; the same request finds it.
 func (j *Job) savepoint(ctx context.Context, req SavepointRequest) (SavepointReport, error) {
 	if req.Request == "" {
-		req.Request = req.Name
+		req.Request = newNonce() // nobody can mean this one again: a name that exists is refused
 	}
 	if err := req.validate(); err != nil {
 		return SavepointReport{}, refuse(ReasonBadRequest, "savepoint of job %s: %w", j.id, err)
@@ -96,7 +96,8 @@ func (j *Job) stopRun(ctx context.Context, req StopRequest) (StopReport, error) 
 	}
 	if req.Savepoint != "" {
 		switch m, err := barriers.ReadSavepoint(j.ask(ctx), string(j.id.Tenant), j.id.Name, req.Savepoint); {
-		case err == nil && m.Request != (&stopping{req: req}).savepointRequest():
+		case err == nil && (req.Request == "" || m.Request != req.Request):
+			// The name alone does not make it this stop's: the job may have run on since.
 			return StopReport{}, refuse(ReasonConflict, "savepoint %s of job %s exists: choose another name or delete it", req.Savepoint, j.id)
 		case err == nil:
 			// An earlier try of this request made it and did not get to its end. Nothing was read on since but what is read again.
@@ -200,6 +201,7 @@ func (j *Job) sources() map[string]SourceReport {
 			if s := in.source; s != nil {
 				out[s.ref.name] = SourceReport{
 					Stream: s.ref.stream, Filter: s.filterTo, Position: s.shown.position.Load(), Pending: s.shown.pending.Load(),
+					Watermark: fromNanos(s.shown.watermark.Load()), Idle: s.shown.idle.Load(),
 				}
 			}
 		}

@@ -67,25 +67,24 @@ func (j *Job) record(ctx context.Context, b basis, policy *restartPolicy, in *In
 
 // erase takes the job and leaves nothing of it but a tombstone, and its savepoints unless they go too.
 func (j *Job) erase(ctx context.Context, observed *barriers.HeadRecord, savepoints bool) error {
-	ask := j.ask(ctx)
-	tenant, name := string(j.id.Tenant), j.id.Name
-	if savepoints {
-		list, err := barriers.ListSavepoints(ask, tenant, name)
-		if err != nil {
+	if observed.Seq != 0 { // else it never ran
+		if err := j.bury(ctx, observed); err != nil {
 			return err
 		}
-		for _, s := range list {
-			if err := barriers.DeleteSavepoint(ask, tenant, name, s.Savepoint); err != nil {
-				return err
-			}
-		}
 	}
-	if observed.Seq == 0 {
-		return nil // it never ran
+	if !savepoints {
+		return nil
 	}
+	// Last, when no attempt can complete another one.
+	return barriers.DeleteSavepoints(j.ask(ctx), string(j.id.Tenant), j.id.Name)
+}
+
+// bury takes the job and leaves a tombstone, and its savepoints.
+func (j *Job) bury(ctx context.Context, observed *barriers.HeadRecord) error {
+	ask := j.ask(ctx)
 	// As deleted from the first write on, which also lets a manifest be that cannot be read: it goes anyway.
 	rec, _, err := barriers.Acquire(ask, barriers.AcquireSpec{
-		Tenant: tenant, Job: name, Worker: j.rt.cfg.Worker, Owner: j.rt.process + newNonce()[:processLen],
+		Tenant: string(j.id.Tenant), Job: j.id.Name, Worker: j.rt.cfg.Worker, Owner: j.rt.process + newNonce()[:processLen],
 		State: barriers.StateDeleted, Observed: observed,
 	})
 	if err != nil {

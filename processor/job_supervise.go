@@ -149,9 +149,7 @@ func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecor
 		if draining {
 			r.post(ctlDrain{})
 		}
-		if !finish {
-			minding.Go(func() { j.mind(ctx, cancel, b, r) })
-		}
+		minding.Go(func() { j.mind(ctx, cancel, b, r) })
 	})
 	cause := context.Cause(ctx)
 	cancel(nil)
@@ -221,7 +219,7 @@ func (j *Job) turn(ctx context.Context, cancel context.CancelCauseFunc, now basi
 			j.log.Warn("stopping a job that is deleted", "err", err)
 		}
 	default:
-		r.post(ctlDrain{keep: true})
+		r.post(ctlDrain{keep: true, pin: j.startingCheckpoint()})
 	}
 	select {
 	case <-r.ended:
@@ -231,6 +229,16 @@ func (j *Job) turn(ctx context.Context, cancel context.CancelCauseFunc, now basi
 		<-r.ended
 	}
 	return nil
+}
+
+// startingCheckpoint is the checkpoint of its own that the job is to start from, which the last one must not push out; 0: none.
+func (j *Job) startingCheckpoint() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if p := effectiveConfig(j.base, j.intent.Intent).Start; p.From == FromCheckpoint && !p.foreign(j.id) {
+		return p.Checkpoint
+	}
+	return 0
 }
 
 func (j *Job) stopRequest() StopRequest {

@@ -35,7 +35,11 @@ type metrics struct {
 }
 
 // sourceMetrics says how far a source is; anybody may read it.
-type sourceMetrics struct{ position, pending atomic.Uint64 }
+type sourceMetrics struct {
+	position, pending atomic.Uint64
+	watermark         atomic.Int64
+	idle              atomic.Bool
+}
 
 // TaskMetrics counts what a task has done since the attempt began.
 type TaskMetrics struct {
@@ -102,6 +106,8 @@ func (t *task) show() {
 		if s := in.source; s != nil {
 			s.shown.position.Store(s.position)
 			s.shown.pending.Store(s.pending)
+			s.shown.watermark.Store(in.time.watermark)
+			s.shown.idle.Store(in.time.idle)
 		}
 	}
 	for i, n := range c.lateBy {

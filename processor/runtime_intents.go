@@ -156,6 +156,13 @@ func (r *Runtime) retire(j *Job, b basis) bool {
 		return false
 	}
 	delete(r.jobs, j.id)
+	if r.cfg.MaxJobs > 0 { // there is a place now for one that was left to others
+		for id, rec := range r.intents {
+			if r.jobs[id] == nil && !r.full() {
+				r.host(rec)
+			}
+		}
+	}
 	return true
 }
 

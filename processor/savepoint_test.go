@@ -210,17 +210,19 @@ func TestSavepointOfARunningJob(t *testing.T) {
 			publish(t, m, "acme.right.x", "b", fmt.Sprint("c", n))
 			time.Sleep(200 * time.Millisecond)
 		}
-		rep := must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "first"}))
+		rep := must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "first", Request: "r1"}))
 		if rep.Name != "first" || rep.Bytes == 0 || rep.Objects == 0 || rep.Checkpoint == 0 || rep.Topology != "two" || len(rep.Positions) != 2 {
 			t.Errorf("the report is %+v", rep)
 		}
-		again := must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "first"}))
+		again := must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "first", Request: "r1"}))
 		if fmt.Sprint(again) != fmt.Sprint(rep) {
 			t.Errorf("the same request says %+v, then %+v", rep, again)
 		}
-		_, err := w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "first", Request: "another"})
-		wantReason(t, err, processor.ReasonConflict)
-		_, err = w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "No Name"})
+		for _, other := range []string{"another", ""} {
+			_, err := w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "first", Request: other})
+			wantReason(t, err, processor.ReasonConflict)
+		}
+		_, err := w.rt.TakeSavepoint(t.Context(), twoJob, processor.SavepointRequest{Name: "No Name"})
 		wantReason(t, err, processor.ReasonBadRequest)
 		for n := range 20 { // what the savepoint was made of is dropped
 			publish(t, m, "acme.left", fmt.Sprint("d", n))
@@ -241,7 +243,7 @@ func TestSavepointOfARunningJob(t *testing.T) {
 	})
 }
 
-// slow holds the uploads that it is to hold, and once it is armed what is read for a merge, back until it is let go.
+// slow holds the uploads that it is to hold back until it is let go, and once it is armed the first object that is read.
 type slow struct {
 	*processortest.Memory
 	gate  chan struct{}
@@ -279,7 +281,7 @@ func (b *slow) Put(ctx context.Context, tenant tenants.ID, name string, data []b
 }
 
 func (b *slow) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object) ([]byte, error) {
-	if b.armed.Load() {
+	if b.armed.CompareAndSwap(true, false) {
 		if err := b.wait(ctx); err != nil {
 			return nil, err
 		}
@@ -291,7 +293,6 @@ func (b *slow) Get(ctx context.Context, tenant tenants.ID, ref barriers.Object) 
 func TestCheckpointsGoOnBesideASavepoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newSlow(1 << 40)
-		b.armed.Store(true)
 		w := startWorker(t, b, "w1", processor.Listener{})
 		topology := counting(t, nil)
 		j := w.deploy(t, topology, "acme", processor.JobConfig{MergeAfter: 4, Checkpoint: processor.CheckpointConfig{
@@ -309,16 +310,17 @@ func TestCheckpointsGoOnBesideASavepoint(t *testing.T) {
 			rep, err := w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: name})
 			got <- result{rep, err}
 		}
+		b.armed.Store(true)
 		go take("slow")
 		time.Sleep(time.Second)
+		if b.armed.Load() {
+			t.Fatal("the savepoint has read nothing")
+		}
 		go take("slow") // joins
 		_, err := w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: "other"})
 		wantReason(t, err, processor.ReasonConflict)
 		before := j.Status().Checkpoint
-		for n := range 20 {
-			if n == 10 {
-				b.armed.Store(false) // what comes now may merge: the chain that the savepoint is made of is dropped
-			}
+		for range 20 { // the chain that the savepoint is made of is merged and dropped
 			publishWords(t, b.Memory, "acme", "a", "b")
 			time.Sleep(150 * time.Millisecond)
 		}

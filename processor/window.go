@@ -31,7 +31,8 @@ type windowDecl struct {
 // Window gathers the elements of each key in windows. A window of event time is closed, and its result emitted, when the watermark
 // has passed its end; what it emits has the time of the window's end less 1 ns, so that windows of the same size behind it
 // gather the results of one time. An element is late when all its windows are closed and their lateness has passed: it is
-// counted (TaskMetrics.LateElements) and goes to LateOutput. So does one that is too far ahead (MaxAhead).
+// counted (TaskMetrics.LateElements) and goes to LateOutput. So does one that is too far ahead (MaxAhead). A drain closes all windows;
+// a job that goes on behind it opens new ones, also for times that the old ones had.
 func Window[T any](s KeyedStream[T], assigner Assigner, opts ...WindowOption) WindowedStream[T] {
 	at := callerLine(2)
 	return windowOf[T](s.node(at), at, assigner, opts)
@@ -73,14 +74,15 @@ func windowOf[T any](in *node, at string, assigner Assigner, opts []WindowOption
 // WindowOption is an option of Window and WindowAll.
 type WindowOption func(*windowDecl)
 
-// Offset moves the windows' starts: Tumbling(24*time.Hour) with Offset(-2*time.Hour) begins at 22:00 UTC. Its size must be less than the slide.
-// It is for tumbling and sliding windows.
+// Offset moves the windows' starts: Tumbling(24*time.Hour) with Offset(-2*time.Hour) begins at 22:00 UTC. It is less than the slide,
+// and for tumbling and sliding windows.
 func Offset(d time.Duration) WindowOption {
 	return func(w *windowDecl) { w.offset = d; w.use("Offset") }
 }
 
-// AllowedLateness keeps a window's state for d of event time after its end. Each late element that comes meanwhile emits the window's result anew, as
-// an update: its pane says Late and has the next Index. Zero, the default: state goes when the window is closed.
+// AllowedLateness keeps a window's state for d of event time after its end. Each late element that comes meanwhile emits the
+// window's result anew, as an update: its pane says Late and has the next Index. Zero, the default: state goes when the window
+// is closed.
 func AllowedLateness(d time.Duration) WindowOption {
 	return func(w *windowDecl) {
 		if w.lateness = d; d < 0 {
@@ -102,8 +104,8 @@ func LateOutput[T any](tag *OutputTag[T]) WindowOption {
 	}
 }
 
-// EarlyEvery emits a result of an open window after every n elements of a key in it; its pane says Early. A sliding window then costs a counter for each
-// window that an element is in.
+// EarlyEvery emits a result of an open window after every n elements of a key in it; its pane says Early. It makes a sliding window
+// keep a counter for each window that an element is in.
 func EarlyEvery(n int) WindowOption {
 	return func(w *windowDecl) {
 		if w.every = n; n < 1 || n > maxCount {
@@ -113,8 +115,8 @@ func EarlyEvery(n int) WindowOption {
 	}
 }
 
-// EarlyInterval emits a result of the open windows that have new elements every d of processing time, at multiples of d; its pane says Early. A sliding
-// window then costs a counter for each window that an element is in.
+// EarlyInterval emits a result of the open windows that have new elements every d of processing time, at multiples of d; its pane
+// says Early. It makes a sliding window keep a counter for each window that an element is in.
 func EarlyInterval(d time.Duration) WindowOption {
 	return func(w *windowDecl) {
 		if w.interval = d; d < time.Millisecond {

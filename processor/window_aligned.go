@@ -232,7 +232,6 @@ func (w *alignedWindows[T, Acc]) tick(time.Time) error {
 	if !w.loaded {
 		w.load()
 	}
-	n.Early = 0
 	var ends []int64
 	done := w.done()
 	w.backend.SetKey(n.Key())

@@ -55,7 +55,8 @@ func Sliding(size, slide time.Duration) Assigner {
 	case slide > size:
 		return badWindow("Sliding(%v, %v): a slide above the size leaves elements in no window: filter them, and use Tumbling", size, slide)
 	case size/gcd(size, slide) > maxSlices:
-		return badWindow("Sliding(%v, %v): a window would have %d slices of %v, at most %d are allowed", size, slide, size/gcd(size, slide), gcd(size, slide), maxSlices)
+		return badWindow("Sliding(%v, %v): a window would have %d slices of %v, at most %d are allowed", size, slide,
+			size/gcd(size, slide), gcd(size, slide), maxSlices)
 	}
 	return Assigner{kind: windowAligned, size: size, slide: slide}
 }
@@ -69,7 +70,8 @@ func Session(gap time.Duration) Assigner {
 	return Assigner{kind: windowSession, gap: gap}
 }
 
-// SessionBy is Session with a gap that depends on the element; T must be the stream's. An element whose gap is not positive, or longer than ten years, is poison.
+// SessionBy is Session with a gap that depends on the element; T must be the stream's. An element whose gap is not positive, or
+// longer than ten years, is poison.
 func SessionBy[T any](gap func(T) time.Duration) Assigner {
 	if gap == nil {
 		return badWindow("the function of SessionBy is nil")

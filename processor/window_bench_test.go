@@ -98,7 +98,7 @@ func BenchmarkWindows(b *testing.B) {
 		},
 		"elements": func(s Stream[event8], slide time.Duration) Stream[event8] { return gathered(s, Tumbling(60*slide)) },
 	}
-	for _, per := range []int{1, 5, 50} {
+	for _, per := range []int{1, 10, 50} {
 		for _, name := range []string{"pass", "tumbling", "sliding", "session", "late", "elements"} {
 			b.Run(fmt.Sprintf("%s-%d", name, per), func(b *testing.B) {
 				task := windowTask(b, func(s Stream[event8]) Stream[event8] { return builds[name](s, time.Duration(per)*time.Millisecond) })

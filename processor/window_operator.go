@@ -36,7 +36,8 @@ func Reduce[T any](w WindowedStream[T], name string, fn func(a, b T) T) Stream[T
 // ProcessWindow keeps all elements of a window and calls fn for every pane with those it has so far, in the order in which they
 // came (a sliding window: slice by slice). fn may use what Uses declares: state is that of the key, not of the window. Elements
 // of a window are one entry of a snapshot; where a number or a sum is enough, Aggregate costs much less.
-func ProcessWindow[In, Out any](w WindowedStream[In], name string, fn func(pc *Context[Out], pane Pane, elements iter.Seq[In]) error, opts ...ProcessOption) Stream[Out] {
+func ProcessWindow[In, Out any](w WindowedStream[In], name string,
+	fn func(pc *Context[Out], pane Pane, elements iter.Seq[In]) error, opts ...ProcessOption) Stream[Out] {
 	at := callerLine(2)
 	n := windowNode(w, at, name, fn == nil, "its function is nil", func(pc *Context[Out]) windowEmit[[]In] {
 		return func(p *Pane, acc []In) error {

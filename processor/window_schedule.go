@@ -35,10 +35,12 @@ func (s *schedule[V]) add(n *state.PaneKey[V], at int64) {
 }
 
 func (s *schedule[V]) bucket(at int64) *dueKeys[V] {
-	b := &dueKeys[V]{}
+	var b *dueKeys[V]
 	if n := len(s.free); n > 0 {
 		b = s.free[n-1]
 		s.free = s.free[:n-1]
+	} else {
+		b = &dueKeys[V]{}
 	}
 	b.at = at
 	if s.buckets == nil {
@@ -75,7 +77,8 @@ func (s *schedule[V]) drop(b *dueKeys[V]) {
 	if s.last == b {
 		s.last = nil
 	}
-	if len(s.free) < 8 && cap(b.keys) <= 1<<16 { // the buckets of the next windows will be about as large
+	// The buckets of the next windows will be about as large; sessions have many with one key.
+	if len(s.free) < 8 && cap(b.keys) <= 1<<16 || len(s.free) < 4096 && cap(b.keys) <= 8 {
 		b.keys, b.done = b.keys[:0], 0
 		s.free = append(s.free, b)
 	}

@@ -144,7 +144,8 @@ func touching[Acc any](n *state.PaneKey[state.Session[Acc]], start, end int64) (
 }
 
 // unite takes sessions out of the table and joins them and the window to one.
-func (w *sessionWindows[T, Acc]) unite(n *state.PaneKey[state.Session[Acc]], from, to int, start, end int64) (int64, state.Session[Acc]) {
+func (w *sessionWindows[T, Acc]) unite(n *state.PaneKey[state.Session[Acc]], from, to int,
+	start, end int64) (int64, state.Session[Acc]) {
 	if at, s := n.Item(from); to-from == 1 && at <= start { // an element that extends one session, as a rule
 		u := *s
 		u.End = max(u.End, end)
@@ -265,7 +266,6 @@ func (w *sessionWindows[T, Acc]) tick(time.Time) error {
 	if !w.loaded {
 		w.load()
 	}
-	n.Early = 0
 	for i, to := n.Bounds(); i < to && w.task.err == nil; i++ {
 		start, s := n.Item(i)
 		if s == nil || s.Since == 0 || s.Fired {

@@ -446,3 +446,30 @@ func TestWindowBuildErrors(t *testing.T) {
 		}
 	}
 }
+
+// A key that lives on for long keeps nothing of the windows that are closed.
+func TestClosedWindowsAreForgotten(t *testing.T) {
+	const ms = time.Millisecond
+	for name, assigner := range map[string]Assigner{"tumbling": Tumbling(10 * ms), "sliding": Sliding(20*ms, 5*ms), "session": Session(5 * ms)} {
+		p := windowBed(t, TestbedConfig{}, assigner, EarlyEvery(1), AllowedLateness(30*ms), EarlyInterval(time.Second))
+		most := 0
+		for at := range int64(500) {
+			pushTick(t, p, tick{Key: "a", At: at * 3 * (1 + at%2), ID: 1})
+			if _, err := p.Snapshot(); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range p.plan.tasks[0].subtasks {
+				for _, info := range s.backend.Infos() {
+					text, _, err := s.backend.JSON(info.Name, "a")
+					if err != nil {
+						t.Fatal(err)
+					}
+					most = max(most, strings.Count(string(text), ":"))
+				}
+			}
+		}
+		if most > 60 {
+			t.Errorf("%s: a key had %d entries at once", name, most)
+		}
+	}
+}

@@ -15,6 +15,7 @@
 //  7. gives a backend whose states expire a Clock.
 //
 // It refuses access to states that the operator did not declare, objects of another tenant, job or operator, snapshots whose
-// states have another kind or codec, or a version without upcasters, and bytes that are not exactly what an encoder wrote. The formats are in FORMAT.md.
+// states have another kind or codec, or a version without upcasters, and bytes that are not exactly what an encoder wrote. The
+// formats are in FORMAT.md.
 // The package does no I/O and reads no clock but the one it is given.
 package state

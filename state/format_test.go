@@ -268,6 +268,9 @@ func FuzzSnapshot(f *testing.F) {
 	for _, o := range mustEncode(f, b.Freeze(1), 0) {
 		f.Add(o)
 	}
+	base, delta := ttlObjects(f)
+	f.Add(base)
+	f.Add(delta)
 	f.Fuzz(func(t *testing.T, object []byte) {
 		readAll(t, object)
 	})
@@ -289,6 +292,11 @@ func FuzzBlock(f *testing.F) {
 
 // readAll reads an object in every way. What restores must restore from its merge too.
 func readAll(t *testing.T, object []byte) {
+	if newTTLBackend(t, nil, 0, 1).Restore([][]byte{object}) == nil {
+		if _, err := Rewrite([][]byte{object}, MergeSpec{Now: 1}); err != nil {
+			t.Fatalf("it restores, but %v", err)
+		}
+	}
 	restored := newTestBackend(t, allStates...).Restore([][]byte{object})
 	if _, err := Scan(object, func(*Header, *Entry) error { return nil }); err != nil && restored == nil {
 		t.Fatalf("it restores, but %v", err)

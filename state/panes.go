@@ -217,9 +217,11 @@ type PaneTable[V any] struct {
 	walk   uint64
 }
 
-func newPaneTable[V any](b *Backend, name string, c codec.Codec[V], decode func(*Entry, *upcast) (V, error), size func(V) int) *PaneTable[V] {
+func newPaneTable[V any](b *Backend, name string, c codec.Codec[V], decode func(*Entry, *upcast) (V, error),
+	size func(V) int) *PaneTable[V] {
 	var it paneItem[V]
-	t := &PaneTable[V]{b: b, name: name, codec: c, decode: decode, size: size, fixed: int(unsafe.Sizeof(it)) + entryOverhead, m: make(map[string]*PaneKey[V])}
+	t := &PaneTable[V]{b: b, name: name, codec: c, decode: decode, size: size,
+		fixed: int(unsafe.Sizeof(it)) + entryOverhead, m: make(map[string]*PaneKey[V])}
 	t.log = newChangelog(t.unlink)
 	return t
 }

@@ -200,6 +200,9 @@ func TestMalformedSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if want := "\x09\x07\xac\x02acc"; string(whole) != want { // as FORMAT.md says
+		t.Errorf("a session is written as %q, want %q", whole, want)
+	}
 	if s, err := c.Decode(whole); err != nil || s != (Session[string]{-5, 3, 300, true, "acc"}) {
 		t.Errorf("%+v %v", s, err)
 	}

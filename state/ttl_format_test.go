@@ -8,7 +8,7 @@ import (
 )
 
 // ttlObjects are a base and a delta with states that expire beside one that does not.
-func ttlObjects(t *testing.T) (base, delta []byte) {
+func ttlObjects(t fataler) (base, delta []byte) {
 	clock := &fakeClock{processing: 1000, element: -70, watermark: -100}
 	b := newTTLBackend(t, clock, 0, 1)
 	for _, k := range []string{"a", "b", "ключ"} {

@@ -178,6 +178,12 @@ func (t *timedMap[K, V]) eachKey(fn func(key string)) {
 
 func (t *timedMap[K, V]) read() (any, bool) {
 	m := make(map[K]V)
-	_ = t.each(func(k K, v V) error { m[k] = v; return nil })
+	if n := t.find(); n != nil {
+		for _, it := range n.items {
+			if it.present && t.due.alive(&it.val) {
+				m[it.key.sub] = it.val.v
+			}
+		}
+	}
 	return jsonMap(m), len(m) > 0
 }

@@ -123,7 +123,14 @@ func (t *timedTable[T]) eachKey(fn func(key string)) {
 	}
 }
 
-func (t *timedTable[T]) read() (any, bool) { return t.get() }
+// read leaves the entry's time as it is: who looks on does not keep it alive.
+func (t *timedTable[T]) read() (any, bool) {
+	it := t.find()
+	if it == nil || !it.present || !t.due.alive(&it.val) {
+		return nil, false
+	}
+	return it.val.v, true
+}
 
 // skipOver returns what tells the entries that a base need not have. It is called beside the task: it holds the time of the freeze.
 func skipOver[K, T any](d *due[K, T]) func(*item[K, timed[T]]) bool {

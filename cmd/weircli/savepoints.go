@@ -37,7 +37,7 @@ func (app App) savepointCreate() *cobra.Command {
 		Short: "Take a savepoint of a job, or of all jobs of a tenant over one cut",
 		Args:  cobra.ExactArgs(2),
 		Long: `Take a savepoint and wait until its output is published and its state is copied into objects of its own. The job goes on
-meanwhile. Asking again with the same name answers with the savepoint there is, if the same request made it.
+meanwhile. A name that exists is refused.
 
 Of a tenant, every job that should run is cut at the same position of each stream they share; all of the savepoints are made, or none.
 

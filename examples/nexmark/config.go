@@ -59,11 +59,11 @@ func (c Config) Validate() error {
 		name  string
 		value int
 	}{
-		{"HotAuctions", c.HotAuctions}, {"HotSellers", c.HotSellers}, {"HotBidders", c.HotBidders},
-		{"InFlight", c.InFlight}, {"ActivePeople", c.ActivePeople},
+		{"Config.HotAuctions", c.HotAuctions}, {"Config.HotSellers", c.HotSellers}, {"Config.HotBidders", c.HotBidders},
+		{"Config.InFlight", c.InFlight}, {"Config.ActivePeople", c.ActivePeople},
 	} {
 		if f.value < 1 || f.value > 1e6 {
-			errs = append(errs, fmt.Errorf("Config.%s is %d: use 1 to 1000000", f.name, f.value))
+			errs = append(errs, fmt.Errorf("%s is %d: use 1 to 1000000", f.name, f.value))
 		}
 	}
 	return errors.Join(errs...)

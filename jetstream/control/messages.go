@@ -31,7 +31,8 @@ type CheckpointRequest struct {
 type SavepointRequest struct {
 	Waiting
 	Name string `json:"name"`
-	// Request makes asking again harmless: the same one returns the same savepoint. Empty: the name. Of a job only.
+	// Request makes asking again harmless: the same one returns the same savepoint. Without it a name that exists is refused. Of a job
+	// only.
 	Request string `json:"request,omitempty"`
 	// Jobs are the names of some jobs. Of a tenant only.
 	Jobs []string `json:"jobs,omitempty"`
