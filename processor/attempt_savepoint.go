@@ -91,7 +91,9 @@ func (a *attempt) maySave(req SavepointRequest) error {
 		if mk.name == req.Name && mk.request == req.Request {
 			return nil
 		}
-		return refuse(ReasonConflict, "savepoint %s of job %s is being made: wait until it is complete", mk.name, a.job)
+	}
+	if len(a.makings) > 0 {
+		return refuse(ReasonConflict, "savepoint %s of job %s is being made: wait until it is complete", a.makings[0].name, a.job)
 	}
 	if req.Hold != "" {
 		return a.mayCut(req)

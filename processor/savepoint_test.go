@@ -330,7 +330,7 @@ func TestCheckpointsGoOnBesideASavepoint(t *testing.T) {
 		close(b.gate)
 		first, second := <-got, <-got
 		if err := errors.Join(first.err, second.err); err != nil || fmt.Sprint(first.rep) != fmt.Sprint(second.rep) {
-			t.Fatalf("the answers are %+v and %+v", first, second)
+			t.Fatalf("the answers are %+v (%v) and %+v (%v)", first.rep, first.err, second.rep, second.err)
 		}
 		if err := checkSavepoint(t.Context(), b.Memory, topology, countingJob, "slow"); err != nil {
 			t.Error(err)
