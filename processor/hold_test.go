@@ -268,9 +268,8 @@ func TestACheckpointThatWasCutBeforeDoesNotServe(t *testing.T) {
 	})
 }
 
-// alarmed publishes every word at once, and "late" once event time has passed it by an hour; with ticking it does something ten times a
-// second, input or not.
-func alarmed(t *testing.T, ticking bool) *processor.Topology {
+// alarmed publishes every word at once, and "late" once event time has passed it by an hour.
+func alarmed(t *testing.T) *processor.Topology {
 	t.Helper()
 	b := processor.NewBuilder("two")
 	left := processor.From(b, "left", processor.SourceSpec[string]{Filters: []tenants.Filter{"left"}, Codec: codec.String()})
@@ -278,15 +277,9 @@ func alarmed(t *testing.T, ticking bool) *processor.Topology {
 	words := processor.KeyBy(processor.Union("both", left, right), func(w string) string { return w })
 	counts := processor.Process(words, "count", func(pc *processor.Context[counted], w string) error {
 		pc.Emit(counted{w, 1})
-		if ticking {
-			pc.SetTimer(pc.Now().Add(100 * time.Millisecond))
-		}
 		return pc.SetEventTimer(pc.Timestamp().Add(time.Hour))
 	}, processor.OnEventTimer(func(pc *processor.Context[counted], _ time.Time) error {
 		pc.Emit(counted{"late " + pc.Key(), 1})
-		return nil
-	}), processor.OnTimer(func(pc *processor.Context[counted], at time.Time) error {
-		pc.SetTimer(at.Add(100 * time.Millisecond))
 		return nil
 	}))
 	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
@@ -302,7 +295,7 @@ func TestADrainEndsEventTime(t *testing.T) {
 	eachParallelism(t, func(t *testing.T, parallelism int) {
 		m := newMemory("acme")
 		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, alarmed(t, false), "acme", processor.JobConfig{Parallelism: parallelism})
+		w.deploy(t, alarmed(t), "acme", processor.JobConfig{Parallelism: parallelism})
 		w.run()
 		time.Sleep(time.Second)
 		publish(t, m, "acme.left", "a", "b")
@@ -321,29 +314,6 @@ func TestADrainEndsEventTime(t *testing.T) {
 		checkCounts(t, m, "acme", want)
 		if n := len(m.Messages("acme", "acme.counts")); n != len(want) {
 			t.Errorf("%d results behind the second drain, want %d", n, len(want))
-		}
-		w.crash(t)
-	})
-}
-
-// A job that always has something to checkpoint commits nothing behind its last checkpoint, however long its savepoint takes.
-func TestNothingIsCommittedBehindTheLastCheckpoint(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newSlow(0)
-		w := startWorker(t, b, "w1", processor.Listener{})
-		w.deploy(t, alarmed(t, true), "acme", processor.JobConfig{})
-		w.run()
-		publish(t, b.Memory, "acme.left", "a")
-		time.Sleep(time.Second)
-		got := make(chan processor.StopReport, 1)
-		go func() {
-			got <- must[processor.StopReport](t)(w.rt.Stop(t.Context(), twoJob, processor.StopRequest{Savepoint: "last"}))
-		}()
-		time.Sleep(10 * time.Second)
-		close(b.gate)
-		rep := <-got
-		if head := headOf(t, b, twoJob).Head; rep.Savepoint == nil || rep.Savepoint.Checkpoint != head.Checkpoint || rep.Checkpoint != head.Checkpoint {
-			t.Errorf("the head is at checkpoint %d, the report is %+v", head.Checkpoint, rep)
 		}
 		w.crash(t)
 	})

@@ -307,7 +307,7 @@ func TestCheckpointsGoOnBesideASavepoint(t *testing.T) {
 		}
 		got := make(chan result, 2)
 		take := func(name string) {
-			rep, err := w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: name})
+			rep, err := w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: name, Request: "r1"})
 			got <- result{rep, err}
 		}
 		b.armed.Store(true)
