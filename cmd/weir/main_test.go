@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/weirstream/weir/jetstream/embedded"
 )
 
 // TestMain lets the test binary be weir: the tests start real processes and kill them.
@@ -239,10 +241,13 @@ func TestDevRefuses(t *testing.T) {
 
 // Two workers on one server: one owns a job, the other stands by and takes over when it goes.
 func TestDevStandby(t *testing.T) {
-	port := freePort(t)
-	url := fmt.Sprintf("nats://127.0.0.1:%d", port)
-	server := start(t, "dev", "--port", fmt.Sprint(port), "--tenants", "other", "--rate", "0")
-	server.await("running", 1)
+	// A server without a worker: one that has the topology would be a candidate, too, whatever tenants it was started for.
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Port: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Shutdown)
+	url := srv.ClientURL()
 	worker := func() *child {
 		return start(t, "dev", "--url", url, "--tenants", "acme", "--rate", "50", "--checkpoint-interval", "100ms")
 	}
