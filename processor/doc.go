@@ -17,7 +17,9 @@
 //  4. What should run is an intent per job (intent.go), what was applied is its head. A job's supervisor (job_supervise.go) makes the
 //     one true by the other; a request (Control) changes the intent, by compare-and-set, after everything that could refuse it was
 //     checked. So a crash between any two steps of a stop, start, fork or deletion leaves both such that the next worker goes on.
-//  5. An operator's watermark is the minimum of what its inputs that are not idle have promised, never goes back, not over a restore
+//  5. A source that stands, for a hold, a cut or a mark, has processed every record up to its position and none behind it; which
+//     checkpoint a savepoint is made of is told by the positions in it alone (attempt_savepoint.go).
+//  6. An operator's watermark is the minimum of what its inputs that are not idle have promised, never goes back, not over a restore
 //     either, and is passed on only when all that it makes due has fired (watermark.go).
 //
 // The caller's duties. Functions given to operators may be called by several goroutines at once when the parallelism is above 1

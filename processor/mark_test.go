@@ -294,3 +294,35 @@ func TestAStopAtAMark(t *testing.T) {
 		checkNothingLeft(t, m, twoJob)
 	})
 }
+
+// A job does not end before the savepoints that were cut are made, however it is stopped.
+func TestAStopWaitsForSavepointsThatWereCut(t *testing.T) {
+	for _, mode := range []processor.StopMode{"", processor.StopNow} {
+		t.Run(string(mode), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newSlow(0)
+				w := startWorker(t, b, "w1", processor.Listener{})
+				topology := twoSources(t)
+				w.deploy(t, topology, "acme", processor.JobConfig{Marks: eager})
+				w.run()
+				time.Sleep(time.Second)
+				publish(t, b.Memory, "acme.left", "a")
+				seq := publishMark(t, b.Memory, "acme.left", "two cut")
+				time.Sleep(time.Second)
+				stopped := make(chan processor.StopReport, 1)
+				go func() {
+					stopped <- must[processor.StopReport](t)(w.rt.Stop(t.Context(), twoJob, processor.StopRequest{Mode: mode}))
+				}()
+				time.Sleep(10 * time.Second)
+				if state := headOf(t, b, twoJob).Head.State; state == barriers.StateStopped {
+					t.Error("the job has stopped before its savepoint was made")
+				}
+				close(b.gate)
+				<-stopped
+				checkMark(t, b.Memory, topology, "cut", "left", seq)
+				w.crash(t)
+				checkNothingLeft(t, b.Memory, twoJob)
+			})
+		})
+	}
+}

@@ -80,7 +80,7 @@ func simVerdict(t *testing.T, seed uint64, mutant string) (string, processor.Sim
 			_, err := broker.PublishTo(subject, nil, []byte(key))
 			return err
 		})
-		if cfg.Controls > 0 && i%20 == 10 {
+		if cfg.Controls > 0 && seed%4 < 2 && i%20 == 10 {
 			cfg.Inputs = append(cfg.Inputs, func() error {
 				_, err := broker.PublishTo(subject, map[string][]string{processor.HeaderMark: {"sim"}}, []byte("k0"))
 				return err

@@ -3,6 +3,8 @@
 //
 //	cd integration/sqlcheck && go test ./...
 //
+// (Without -race: that slows the database down tenfold, and the code under test has the race detector elsewhere.)
+//
 // Invariant: the SQL sees all events at once and knows nothing of Weir; it decides what is right. Topologies run in the seeded
 // simulation, with crashes, and on an embedded server, with workers that are killed, and must come to the same relation.
 //

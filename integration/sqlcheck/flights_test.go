@@ -123,16 +123,10 @@ func (all *flights) airports() []string {
 	return out
 }
 
-// withTenant adds the tenant to each result.
-func withTenant(t *testing.T, tenant string, payloads [][]byte) [][]byte {
-	t.Helper()
+// withTenant adds the tenant to each result, which is a JSON object with at least one member.
+func withTenant(tenant string, payloads [][]byte) [][]byte {
 	for i, p := range payloads {
-		var columns map[string]json.RawMessage
-		ok(t, json.Unmarshal(p, &columns))
-		columns["tenant"] = json.RawMessage(strconv.Quote(tenant))
-		var err error
-		payloads[i], err = json.Marshal(columns)
-		ok(t, err)
+		payloads[i] = append([]byte(`{"tenant":`+strconv.Quote(tenant)+`,`), p[1:]...)
 	}
 	return payloads
 }
@@ -156,7 +150,7 @@ func TestFlightsOnServer(t *testing.T) {
 			var payloads [][]byte
 			for _, j := range jobs {
 				airport := string(j.tenant)
-				payloads = append(payloads, withTenant(t, airport, w.read(t, airport, airport+".results."+name, js.DeliverAllPolicy))...)
+				payloads = append(payloads, withTenant(airport, w.read(t, airport, airport+".results."+name, js.DeliverAllPolicy))...)
 			}
 			equal(t, db.query(t, query), fromJSON(t, payloads))
 		})
@@ -198,7 +192,7 @@ func TestFlightsSimulated(t *testing.T) {
 				query += ` AND "end" <= :wm`
 			}
 			want := db.query(t, query, sql.Named("airport", airport), sql.Named("wm", wm))
-			equal(t, want, fromJSON(t, withTenant(t, airport, payloads)))
+			equal(t, want, fromJSON(t, withTenant(airport, payloads)))
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -183,11 +184,11 @@ func (k *worker) drain(t *testing.T, jobs []job) {
 		go func() {
 			for {
 				_, err := k.rt.Stop(ctx, j.id(), processor.StopRequest{Mode: processor.StopDrain})
-				if err == nil || !notRunning(err) || ctx.Err() != nil {
+				if err == nil || !notYet(err) || ctx.Err() != nil {
 					errs <- err
 					return
 				}
-				breathe(ctx) // it is about to start
+				breathe(ctx)
 			}
 		}()
 	}
@@ -268,10 +269,15 @@ func play(t *testing.T, w *world, rng *rand.Rand, jobs []job, messages []message
 	}
 }
 
-// notRunning says that a job has not started yet, or still seems to be its dead owner's.
-func notRunning(err error) bool {
+// notYet says that a job has not started yet, still seems to be its dead owner's, or could not be stopped for now and runs on, as
+// on a machine that is so busy that requests to the server time out.
+func notYet(err error) bool {
 	var refused *processor.ControlError
 	var elsewhere *processor.NotOwnerError
-	return errors.As(err, &elsewhere) ||
-		errors.As(err, &refused) && (refused.Reason == processor.ReasonNotRunning || refused.Reason == processor.ReasonNoOwner)
+	if errors.As(err, &elsewhere) {
+		return true
+	}
+	return errors.As(err, &refused) && slices.Contains([]processor.Reason{
+		processor.ReasonNotRunning, processor.ReasonNoOwner, processor.ReasonUnavailable, processor.ReasonFailed,
+	}, refused.Reason)
 }

@@ -30,6 +30,8 @@ type Simulation struct {
 	Workers int
 	// Faults at most. Zero: none.
 	Faults int
+	// Controls is how many savepoints, holds and stops are asked for at most while it runs. Zero: none.
+	Controls int
 }
 
 // SimulationRun is a finished simulation.
@@ -49,7 +51,7 @@ func (s Simulation) Run() (*SimulationRun, error) {
 	run.Broker.AddStream(string(s.Tenant), string(s.Tenant)+".>")
 	cfg := processor.SimulationConfig{
 		Seed: s.Seed, Broker: run.Broker, Clock: clock, Topology: s.Topology, Tenant: s.Tenant, Job: s.Job,
-		Workers: s.Workers, Faults: s.Faults,
+		Workers: s.Workers, Faults: s.Faults, Controls: s.Controls,
 	}
 	for _, in := range s.Inputs {
 		cfg.Inputs = append(cfg.Inputs, func() error {
