@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
@@ -168,6 +169,7 @@ func TestMicro(t *testing.T) {
 		w.ask("weir.v1.acme.revenue.status", "")
 		w.ask("weir.v1.acme.revenue.status", "[]")
 		w.ask("weir.v1.acme.other.status", "")
+		synctest.Wait() // an answer goes out before its request is over
 		m, err = request(w.nc, "$SRV.STATS.weir", "")
 		ok(t, err)
 		var stats micro.Stats
