@@ -143,14 +143,22 @@ func WriteSavepoint(ask Ask, m *Manifest) (*Manifest, error) {
 		return fail(err)
 	}
 	key := SavepointKey(m.Tenant, m.Job, m.Savepoint)
+	held := uint64(0) // the reservation's sequence
 	for range casTries {
 		rec, err := readSavepoint(ask, m.Tenant, m.Job, m.Savepoint)
+		own := err == nil && rec.reserved != nil && rec.reserved.Kind == KindReserved && rec.reserved.Owner == m.Owner
+		if own && held == 0 {
+			held = rec.seq
+		}
 		switch {
 		case err != nil:
 			return fail(err)
+		case own && rec.seq > held:
+			// A repeated delivery of the reservation, behind a deletion that has taken the objects.
+			return fail(&SavepointLostError{m.Tenant, m.Job, m.Savepoint})
 		case rec.manifest != nil && rec.manifest.Owner == m.Owner && rec.manifest.Request == m.Request:
 			return rec.manifest, nil
-		case rec.reserved == nil || rec.reserved.Kind != KindReserved || rec.reserved.Owner != m.Owner:
+		case !own:
 			// A deposed leader may answer with what was there before the reservation.
 			if err := stays(ask, rec); errors.Is(err, errMoved) {
 				continue

@@ -8,6 +8,6 @@
 // Invariant: the SQL sees all events at once and knows nothing of Weir; it decides what is right. Topologies run in the seeded
 // simulation, with crashes, and on an embedded server, with workers that are killed, and must come to the same relation.
 //
-// Nothing in the checks is late: the bound of the sources covers the out-of-orderness of the events. Where a job is not drained,
+// Nothing is late, since the bound of the sources covers the disorder of the events, but in TestNexmarkLate. Where a job is not drained,
 // the SQL leaves out what the watermark has not reached, by the parameter :wm.
 package sqlcheck

@@ -1,11 +1,12 @@
 package sqlcheck_test
 
 const nexmarkSchema = `
-CREATE TABLE person  (id INTEGER, name TEXT, emailAddress TEXT, creditCard TEXT, city TEXT, state TEXT, dateTime INTEGER, extra TEXT);
-CREATE TABLE auction (id INTEGER, itemName TEXT, description TEXT, initialBid INTEGER, reserve INTEGER, dateTime INTEGER,
+CREATE TABLE person  (seq INTEGER, id INTEGER, name TEXT, emailAddress TEXT, creditCard TEXT, city TEXT, state TEXT, dateTime INTEGER, extra TEXT);
+CREATE TABLE auction (seq INTEGER, id INTEGER, itemName TEXT, description TEXT, initialBid INTEGER, reserve INTEGER, dateTime INTEGER,
                       expires INTEGER, seller INTEGER, category INTEGER, extra TEXT);
 CREATE TABLE bid     (seq INTEGER, auction INTEGER, bidder INTEGER, price INTEGER, channel TEXT, url TEXT, dateTime INTEGER,
                       extra TEXT, processed INTEGER);
+CREATE TABLE event   (seq INTEGER PRIMARY KEY, dateTime INTEGER);
 CREATE INDEX bid_auction ON bid (auction);
 CREATE INDEX auction_id ON auction (id);
 CREATE INDEX person_id ON person (id);
@@ -97,3 +98,26 @@ var nexmarkSQL = map[string]string{
 			json_extract(` + dirs + `, '$[5]') AS dir3
 		FROM bid`,
 }
+
+// nexmarkLateSQL is what queries must result in when the bound of the source, :bound, is less than the events' disorder. seen is the
+// watermark that events before an event have left: a window that ends there or before is closed, and the event does not count in it.
+var nexmarkLateSQL = map[string]string{
+	"q5": `WITH ` + seen + `, hops(back) AS (VALUES (0), (2000), (4000), (6000), (8000)),
+		counts AS (SELECT auction, COUNT(*) AS num, dateTime / 2000 * 2000 - back AS starttime FROM bid JOIN seen USING (seq), hops
+			WHERE dateTime / 2000 * 2000 - back + 10000 > seen.wm GROUP BY auction, starttime)
+		SELECT auction, num, starttime, starttime + 10000 AS endtime
+		FROM (SELECT *, MAX(num) OVER (PARTITION BY starttime) AS maxn FROM counts) WHERE num >= maxn AND starttime + 10000 <= :wm`,
+	"q7": `WITH ` + seen + `
+		SELECT auction, bidder, price, channel, url, dateTime, extra
+		FROM (SELECT *, MAX(price) OVER (PARTITION BY dateTime / 10000) AS maxprice FROM bid JOIN seen USING (seq)
+			WHERE (dateTime / 10000 + 1) * 10000 > seen.wm)
+		WHERE price = maxprice AND (dateTime / 10000 + 1) * 10000 <= :wm`,
+	"q8": `WITH ` + seen + `
+		SELECT DISTINCT P.id, P.name, P.dateTime / 10000 * 10000 AS starttime
+		FROM (person JOIN seen USING (seq)) P JOIN (auction JOIN seen USING (seq)) A
+			ON P.id = A.seller AND P.dateTime / 10000 = A.dateTime / 10000
+		WHERE (P.dateTime / 10000 + 1) * 10000 > max(P.wm, A.wm) AND (P.dateTime / 10000 + 1) * 10000 <= :wm`,
+}
+
+const seen = `seen AS (SELECT seq, COALESCE(MAX(dateTime) OVER (ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) - :bound AS wm
+	FROM event)`
