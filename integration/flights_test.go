@@ -1,24 +1,15 @@
 package integration_test
 
 import (
-	"bufio"
-	"compress/gzip"
 	"encoding/json"
-	"errors"
-	"io/fs"
-	"os"
-	"strconv"
-	"strings"
 	"testing"
 
+	"github.com/weirstream/weir/integration/internal/flights"
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/state"
 	"github.com/weirstream/weir/state/codec"
 	"github.com/weirstream/weir/tenants"
 )
-
-// flightsPath is where the real flights are, from this folder. They are no part of the project.
-const flightsPath = "../../shared/data/flights.csv.gz"
 
 // flight is one departure, as published on {origin}.in.{destination}.
 type flight struct {
@@ -45,8 +36,8 @@ func mean(f flight, d delaySum) (tally, delaySum) {
 // buildDelays counts a tenant's flights per destination and keeps their mean delay.
 func buildDelays() (*processor.Topology, error) {
 	b := processor.NewBuilder(delaysName)
-	flights := processor.From(b, "flights", processor.SourceSpec[flight]{Filters: []tenants.Filter{"in.>"}, Codec: codec.JSON[flight]()})
-	keyed := processor.KeyBy(flights, func(f flight) string { return f.Destination })
+	departures := processor.From(b, "flights", processor.SourceSpec[flight]{Filters: []tenants.Filter{"in.>"}, Codec: codec.JSON[flight]()})
+	keyed := processor.KeyBy(departures, func(f flight) string { return f.Destination })
 	publishTallies(processor.Process(keyed, "mean", func(pc *processor.Context[tally], f flight) error {
 		d, err := delayState.Get(pc)
 		if err != nil {
@@ -82,31 +73,17 @@ type addressed struct {
 	input
 }
 
-// realFlights reads the flights in the order in which the planes left. Without the file the test is skipped, and says so.
+// realFlights returns the flights in the order in which the planes left, to the tenants of their origins.
 func realFlights(t *testing.T) []addressed {
 	t.Helper()
-	f, err := os.Open(flightsPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("the real flights are not at %s: this test needs them, they are not part of the project", flightsPath)
-	}
+	list, which, err := flights.Load("..")
 	ok(t, err)
-	defer func() { ok(t, f.Close()) }()
-	z, err := gzip.NewReader(f)
-	ok(t, err)
+	t.Logf("input: %s", which)
 	var out []addressed
-	lines := bufio.NewScanner(z)
-	lines.Scan() // the header
-	for lines.Scan() {
-		col := strings.Split(lines.Text(), ",")
-		delay, err := strconv.ParseInt(col[5], 10, 64)
+	for _, f := range list {
+		data, err := json.Marshal(flight{Origin: f.Origin, Destination: f.Destination, Delay: f.Delay})
 		ok(t, err)
-		data, err := json.Marshal(flight{Origin: col[2], Destination: col[3], Delay: delay})
-		ok(t, err)
-		out = append(out, addressed{col[2], input{"in." + col[3], data}})
-	}
-	ok(t, lines.Err())
-	if len(out) < 10_000 {
-		t.Fatalf("only %d flights in %s", len(out), flightsPath)
+		out = append(out, addressed{f.Origin, input{"in." + f.Destination, data}})
 	}
 	return out
 }

@@ -1,14 +1,9 @@
 package sqlcheck_test
 
 import (
-	"compress/gzip"
 	"database/sql"
-	"encoding/csv"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -16,12 +11,10 @@ import (
 
 	js "github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weirstream/weir/integration/internal/flights"
 	"github.com/weirstream/weir/processor/processortest"
 	"github.com/weirstream/weir/tenants"
 )
-
-// flightsPath is where the real flights are, from this folder. They are no part of the project.
-const flightsPath = "../../../shared/data/flights.csv.gz"
 
 const flightsSchema = `
 CREATE TABLE flight (scheduled INTEGER, origin TEXT, destination TEXT, delay INTEGER);
@@ -47,45 +40,31 @@ var flightsSQL = map[string]string{
 		WHERE A.scheduled BETWEEN D.scheduled - 4 * 3600 AND D.scheduled`,
 }
 
-// flights are the real ones.
-type flights struct {
+// departures are the flights that are read.
+type departures struct {
 	list  []flight
 	bound time.Duration // how far one is behind one that left before it, at most
 }
 
-// readFlights reads the flights in the order in which the planes left. Without the file the test is skipped, and says so.
-func readFlights(t *testing.T) *flights {
+// readFlights reads the flights in the order in which the planes left.
+func readFlights(t *testing.T) *departures {
 	t.Helper()
-	f, err := os.Open(flightsPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("the real flights are not at %s: this test needs them, they are not part of the project", flightsPath)
-	}
+	list, which, err := flights.Load("../..")
 	ok(t, err)
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	ok(t, err)
-	lines, err := csv.NewReader(z).ReadAll()
-	ok(t, err)
-	if len(lines) < 10_000 {
-		t.Fatalf("only %d flights in %s", len(lines), flightsPath)
-	}
-	all := &flights{}
+	t.Logf("input: %s", which)
+	all := &departures{}
 	var newest time.Time
-	for _, col := range lines[1:] {
-		at, err := time.Parse(time.RFC3339, col[0])
-		ok(t, err)
-		delay, err := strconv.ParseInt(col[5], 10, 64)
-		ok(t, err)
-		if at.After(newest) {
-			newest = at
+	for _, f := range list {
+		if f.Scheduled.After(newest) {
+			newest = f.Scheduled
 		}
-		all.bound = max(all.bound, newest.Sub(at))
-		all.list = append(all.list, flight{at, col[2], col[3], delay})
+		all.bound = max(all.bound, newest.Sub(f.Scheduled))
+		all.list = append(all.list, flight(f))
 	}
 	return all
 }
 
-func (all *flights) database(t *testing.T) *database {
+func (all *departures) database(t *testing.T) *database {
 	t.Helper()
 	d := newDatabase(t, flightsSchema)
 	d.load(t, func(exec func(string, ...any)) {
@@ -97,7 +76,7 @@ func (all *flights) database(t *testing.T) *database {
 }
 
 // messages are all flights, each twice.
-func (all *flights) messages(t *testing.T) []message {
+func (all *departures) messages(t *testing.T) []message {
 	t.Helper()
 	var out []message
 	for _, f := range all.list {
@@ -108,7 +87,7 @@ func (all *flights) messages(t *testing.T) []message {
 	return out
 }
 
-func (all *flights) airports() []string {
+func (all *departures) airports() []string {
 	seen := map[string]bool{}
 	var out []string
 	for _, f := range all.list {
