@@ -1,6 +1,10 @@
 package jetstream
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/weirstream/weir/tenants"
+)
 
 // covers reports whether every subject that matches filter b matches filter a too.
 func covers(a, b string) bool {
@@ -20,21 +24,7 @@ func covers(a, b string) bool {
 }
 
 // overlaps reports whether some subject matches both filters.
-func overlaps(a, b string) bool {
-	for {
-		at, arest, amore := strings.Cut(a, ".")
-		bt, brest, bmore := strings.Cut(b, ".")
-		switch {
-		case at == ">" || bt == ">":
-			return true
-		case at != "*" && bt != "*" && at != bt, amore != bmore:
-			return false
-		case !amore:
-			return true
-		}
-		a, b = arest, brest
-	}
-}
+func overlaps(a, b string) bool { return tenants.Filter(a).Overlaps(tenants.Filter(b)) }
 
 // anyCovers reports whether one of the filters covers b.
 func anyCovers(filters []string, b string) bool {

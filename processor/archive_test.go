@@ -44,11 +44,7 @@ func archiveTopology(t *testing.T) *processor.Topology {
 	spec := processor.SinkSpec[string]{Subject: func(string) string { return "counts" }, Codec: codec.String()}
 	processor.To(count, "counts", spec)
 	processor.To(tags, "none", spec)
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	return built(t, b)
 }
 
 func archiveWorld(t *testing.T) *processortest.Memory {

@@ -27,11 +27,7 @@ func rest(t *testing.T, m *processortest.Memory, id tenants.JobID) (records, obj
 func TestDeleteAndStartAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a", "b")
-		time.Sleep(time.Second)
+		w, j := startCounting(t, m, "a", "b")
 		wantReason(t, w.rt.Delete(t.Context(), countingJob, processor.DeleteRequest{Confirm: "other"}), processor.ReasonBadRequest)
 		epoch := headOf(t, m, countingJob).Head.Epoch
 		last := headOf(t, m, countingJob).Head.Checkpoint
@@ -55,9 +51,7 @@ func TestDeleteAndStartAnew(t *testing.T) {
 		_, err := w.rt.Start(t.Context(), countingJob, processor.StartRequest{})
 		wantReason(t, err, processor.ReasonBadRequest)
 		w.crash(t)
-		w = startWorker(t, m, "w1", processor.Listener{})
-		j = w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
+		w, j = startCounting(t, m)
 		time.Sleep(20 * time.Second)
 		wantState(t, j, processor.JobDeleted)
 		fresh := processor.StartRequest{StartPoint: processor.StartPoint{From: processor.FromFresh}}
@@ -122,11 +116,7 @@ func TestADeletionThatCrashesIsFinished(t *testing.T) {
 		crashed := false
 		synctest.Test(t, func(t *testing.T) {
 			m := newMemory("acme")
-			w := startWorker(t, m, "w1", processor.Listener{})
-			w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-			w.run()
-			publishWords(t, m, "acme", "a", "b")
-			time.Sleep(time.Second)
+			w, _ := startCounting(t, m, "a", "b")
 			w.crash(t)
 			in, rev := intentOf(t, m, countingJob)
 			in.Desired = processor.DesiredDeleted
@@ -165,11 +155,7 @@ func TestADeletionThatCrashesIsFinished(t *testing.T) {
 func TestDeleteWithAndWithoutSavepoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a", "a")
-		time.Sleep(time.Second)
+		w, _ := startCounting(t, m, "a", "a")
 		must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: "two"}))
 		confirm := processor.DeleteRequest{Confirm: "counting"}
 		if err := w.rt.Delete(t.Context(), countingJob, confirm); err != nil {

@@ -45,11 +45,7 @@ func TestNothingFollowsTheLastCheckpointOfAStop(t *testing.T) {
 func TestAStopDoesNotAnswerWithAnOlderSavepoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, j := startCounting(t, m, "a")
 		must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: "old"}))
 		publishWords(t, m, "acme", "b")
 		_, err := w.rt.Stop(t.Context(), countingJob, processor.StopRequest{Savepoint: "old"})
@@ -90,11 +86,7 @@ func TestStartFromTheOldestRetainedCheckpoint(t *testing.T) {
 func TestAForkStaysAFork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, _ := startCounting(t, m, "a")
 		fork, none := tenants.JobID{Tenant: "acme", Name: "copy"}, ""
 		must[processor.JobReport](t)(w.rt.Fork(t.Context(), countingJob, processor.ForkRequest{As: "copy"}))
 		for _, from := range []processor.StartFrom{processor.FromLatest, processor.FromFresh} {
@@ -105,9 +97,7 @@ func TestAForkStaysAFork(t *testing.T) {
 		}
 		must[processor.JobReport](t)(w.rt.Start(t.Context(), fork, processor.StartRequest{StartPoint: processor.StartPoint{From: processor.FromFresh}}))
 		w.crash(t)
-		w = startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
+		w, _ = startCounting(t, m)
 		time.Sleep(20 * time.Second)
 		wantState(t, w.job(t, fork), processor.JobRunning)
 		w.crash(t)
@@ -119,11 +109,7 @@ func TestAForkStaysAFork(t *testing.T) {
 func TestDeleteTakesEverySavepoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, _ := startCounting(t, m, "a")
 		ask := func(r barriers.Request) barriers.Reply { return m.Do(t.Context(), countingJob, r) }
 		r := barriers.Request{Op: barriers.OpWriteRecord, Key: barriers.SavepointKey("acme", "counting", "broken"), Value: []byte("{")}
 		if reply := ask(r); reply.Status != barriers.OK {

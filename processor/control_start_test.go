@@ -34,11 +34,7 @@ func TestAStartFromIsAppliedOnce(t *testing.T) {
 		t.Run(fmt.Sprintf("running %t", running), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := newMemory("acme")
-				w := startWorker(t, m, "w1", processor.Listener{})
-				w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-				w.run()
-				publishWords(t, m, "acme", "a", "a")
-				time.Sleep(time.Second)
+				w, _ := startCounting(t, m, "a", "a")
 				sp := must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: "two"}))
 				publishWords(t, m, "acme", "a", "a", "a")
 				time.Sleep(time.Second)
@@ -58,9 +54,7 @@ func TestAStartFromIsAppliedOnce(t *testing.T) {
 				}
 				for range 2 {
 					w.crash(t)
-					w = startWorker(t, m, "w1", processor.Listener{})
-					w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-					w.run()
+					w, _ = startCounting(t, m)
 					publishWords(t, m, "acme", "a")
 					time.Sleep(2 * time.Second)
 				}
@@ -78,11 +72,7 @@ func TestAStartFromIsAppliedOnce(t *testing.T) {
 func TestTheProgramsStartPointIsHiddenByAnOperators(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, _ := startCounting(t, m, "a")
 		must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: "one"}))
 		w.crash(t)
 		start := processor.JobConfig{Start: processor.StartPoint{From: processor.FromSavepoint, Savepoint: "one"}}
@@ -153,11 +143,7 @@ func TestStartFromACheckpoint(t *testing.T) {
 func TestAStopWhoseSavepointIsRefusedDoesNotStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, j := startCounting(t, m, "a")
 		must[processor.SavepointReport](t)(w.rt.TakeSavepoint(t.Context(), countingJob, processor.SavepointRequest{Name: "taken"}))
 		for _, mode := range []processor.StopMode{processor.StopSavepoint, processor.StopDrain, ""} {
 			_, err := w.rt.Stop(t.Context(), countingJob, processor.StopRequest{Mode: mode, Savepoint: "taken", Request: "another"})

@@ -99,11 +99,7 @@ func must[T any](t *testing.T) func(v T, err error) T {
 func TestAStoppedJobStaysStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a", "b", "a")
-		time.Sleep(time.Second)
+		w, j := startCounting(t, m, "a", "b", "a")
 		rep := must[processor.StopReport](t)(w.rt.Stop(t.Context(), countingJob, processor.StopRequest{}))
 		if !rep.Published {
 			t.Errorf("the stop says %+v", rep)
@@ -119,9 +115,7 @@ func TestAStoppedJobStaysStopped(t *testing.T) {
 		wantReason(t, err, processor.ReasonNotRunning)
 		w.crash(t)
 		for round := range 3 {
-			w = startWorker(t, m, "w1", processor.Listener{})
-			j = w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-			w.run()
+			w, j = startCounting(t, m)
 			time.Sleep(20 * time.Second)
 			wantState(t, j, processor.JobStopped)
 			if h := headOf(t, m, countingJob); h.Head.State != barriers.StateStopped || h.Head.Epoch != 1 {
@@ -148,11 +142,7 @@ func TestAStopThatCrashedIsFinished(t *testing.T) {
 		t.Run(successor, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := newMemory("acme")
-				w := startWorker(t, m, "w1", processor.Listener{})
-				w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-				w.run()
-				publishWords(t, m, "acme", "a", "b")
-				time.Sleep(time.Second)
+				w, _ := startCounting(t, m, "a", "b")
 				w.crash(t)
 				publishWords(t, m, "acme", "a")
 				in, rev := intentOf(t, m, countingJob)
@@ -179,11 +169,7 @@ func TestAStopThatCrashedIsFinished(t *testing.T) {
 func TestAnIntentThatWasWrittenByHandIsCarriedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, j := startCounting(t, m, "a")
 		write := func(change func(*processor.Intent)) {
 			in, rev := intentOf(t, m, countingJob)
 			change(in)
@@ -213,9 +199,7 @@ func TestAChangedConfigurationSurvives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
 		want := map[string]int64{}
-		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
+		w, _ := startCounting(t, m)
 		feed := func() {
 			for i := range 40 {
 				word := fmt.Sprintf("w%d", i%7)
@@ -335,11 +319,7 @@ func TestAParkedJobIsStartedAgain(t *testing.T) {
 func TestARefusedStartLeavesTheJobAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
-		publishWords(t, m, "acme", "a")
-		time.Sleep(time.Second)
+		w, j := startCounting(t, m, "a")
 		_, before := intentOf(t, m, countingJob)
 		huge, odd := 100_000, "no.such.source"
 		for what, c := range map[string]struct {

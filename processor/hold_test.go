@@ -282,12 +282,8 @@ func alarmed(t *testing.T) *processor.Topology {
 		pc.Emit(counted{"late " + pc.Key(), 1})
 		return nil
 	}))
-	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	publishCounts(counts)
+	return built(t, b)
 }
 
 // A drain fires everything that event time could still make due, once; a job that is started again reads on where it was.

@@ -229,30 +229,14 @@ func (j *intervalOp[L, R, Out]) closeDue(wm int64, budget int) (fired int) {
 		j.load()
 	}
 	j.task.op = j.op
-	done := satAdd(wm, 1)
-	for fired < budget && j.task.err == nil {
-		n, _, ok := j.lefts.due.next(done)
-		if !ok {
-			break
-		}
-		fired++
-		if n != nil {
-			j.closeLeft(n, wm)
-			j.lefts.plan(n)
-		}
-	}
-	for fired < budget && j.task.err == nil {
-		n, _, ok := j.rights.due.next(done)
-		if !ok {
-			break
-		}
-		fired++
-		if n != nil {
-			j.rights.drop(n, wm)
-			j.rights.plan(n)
-		}
-	}
-	return fired
+	fired = j.lefts.due.closeDue(j.task, wm, budget, func(n *state.PaneKey[[]waiting[L]], _ int64) {
+		j.closeLeft(n, wm)
+		j.lefts.plan(n)
+	})
+	return fired + j.rights.due.closeDue(j.task, wm, budget-fired, func(n *state.PaneKey[[]waiting[R]], _ int64) {
+		j.rights.drop(n, wm)
+		j.rights.plan(n)
+	})
 }
 
 // drop removes what is over for a key.

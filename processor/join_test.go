@@ -110,60 +110,19 @@ func (m *joinModel) finish() {
 	}
 }
 
-// joinRun drives a testbed, and keeps what was committed.
-type joinRun struct {
-	topology    *Topology
-	bed         *Testbed
-	snap        *TestSnapshot
-	since       []sidedTick
-	kept, fresh map[string][]string
-}
-
 var joinSinks = []string{"out-inner", "out-outer", "out-window", "out-late-left", "out-late-right"}
 
-func (r *joinRun) push(t require, e sidedTick) {
+func pushSided(t require, p *Testbed, e sidedTick) {
 	source := "left"
 	if e.right {
 		source = "right"
 	}
 	data, err := codec.JSON[tick]().Append(nil, e.tick)
 	if err == nil {
-		err = r.bed.Push(source, Record{Subject: "test." + source, Data: data, Time: 1e18})
+		err = p.Push(source, Record{Subject: "test." + source, Data: data, Time: 1e18})
 	}
 	if err != nil {
 		t.Fatal(err)
-	}
-	r.since = append(r.since, e)
-	r.take()
-}
-
-func (r *joinRun) take() {
-	for _, sink := range joinSinks {
-		r.fresh[sink] = append(r.fresh[sink], payloads(r.bed.Output(sink))...)
-	}
-}
-
-func (r *joinRun) snapshot(t require) {
-	s, err := r.bed.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.take()
-	for k, v := range r.fresh {
-		r.kept[k] = append(r.kept[k], v...)
-	}
-	r.snap, r.since, r.fresh = s, nil, map[string][]string{}
-}
-
-func (r *joinRun) crash(t require, parallelism int) {
-	bed, err := NewTestbed(r.topology, TestbedConfig{From: r.snap, Parallelism: parallelism})
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := r.since
-	r.bed, r.since, r.fresh = bed, nil, map[string][]string{}
-	for _, e := range again {
-		r.push(t, e)
 	}
 }
 
@@ -178,11 +137,7 @@ func TestJoinsEqualTheModel(t *testing.T) {
 		m.after = -m.before + int64(rapid.IntRange(0, 40).Draw(t, "length"))
 		const ms = time.Millisecond
 		topology := joinTopology(t, m.bound, Within(time.Duration(m.before)*ms, time.Duration(m.after)*ms), Tumbling(time.Duration(m.size)*ms))
-		bed, err := NewTestbed(topology, TestbedConfig{Parallelism: rapid.IntRange(1, 4).Draw(t, "parallelism")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		run := &joinRun{topology: topology, bed: bed, kept: map[string][]string{}, fresh: map[string][]string{}}
+		run := newReplay(t, topology, rapid.IntRange(1, 4).Draw(t, "parallelism"), pushSided, joinSinks...)
 		run.snapshot(t)
 		base := int64(rapid.IntRange(-100, 100).Draw(t, "base"))
 		for i := range rapid.IntRange(1, 60).Draw(t, "elements") {
@@ -219,13 +174,7 @@ func TestJoinsEqualTheModel(t *testing.T) {
 			}
 			same(t, sink, ids, m.late[i])
 		}
-		for _, task := range run.bed.plan.tasks {
-			for _, o := range task.subtasks {
-				if keys, err := o.backend.Keys(""); err != nil || len(keys) > 0 {
-					t.Fatalf("operator %s keeps state of %q behind the end (%v)", o.operator, keys, err)
-				}
-			}
-		}
+		run.noStateLeft(t)
 	})
 }
 

@@ -73,9 +73,7 @@ func TestAWorkerRunsWhatShouldRun(t *testing.T) {
 func TestALostIntentStopsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
+		w, j := startCounting(t, m)
 		time.Sleep(time.Second)
 		for _, value := range []string{`{"version":9}`, ""} {
 			if value == "" {
@@ -212,9 +210,7 @@ func TestTheLoserOfTwoRequestsIsTold(t *testing.T) {
 func TestManyRequestsForOneJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
+		w, _ := startCounting(t, m)
 		time.Sleep(time.Second)
 		want := map[string]int64{}
 		for i := range 20 {

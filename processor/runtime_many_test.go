@@ -27,11 +27,7 @@ func perLength(t *testing.T) *processor.Topology {
 			return wordTotal.Set(pc, n+1)
 		}, processor.Uses(wordTotal))
 	processor.To(counts, "lengths", processor.SinkSpec[counted]{FixedSubject: "lengths", Codec: codec.JSON[counted]()})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	return built(t, b)
 }
 
 // One topology for several tenants and several topologies for one: every job counts by itself, over crashes, and hears only its own

@@ -145,9 +145,7 @@ func TestDrainNamesTheJobsThatAreLate(t *testing.T) {
 func TestIdlePositionsAreCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory("acme")
-		w := startWorker(t, m, "w1", processor.Listener{})
-		j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
-		w.run()
+		w, j := startCounting(t, m)
 		for range 100 {
 			if _, err := m.PublishTo("acme.other", nil, []byte("not for this job")); err != nil {
 				t.Fatal(err)

@@ -24,6 +24,28 @@ type counted struct {
 
 var wordTotal = state.NewValue[int64]("total")
 
+func built(t *testing.T, b *processor.Builder) *processor.Topology {
+	t.Helper()
+	topology, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topology
+}
+
+func publishCounts(counts processor.Stream[counted]) {
+	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
+}
+
+func countWord(pc *processor.Context[counted], w string) error {
+	n, err := wordTotal.Get(pc)
+	if err != nil {
+		return err
+	}
+	pc.Emit(counted{w, n + 1})
+	return wordTotal.Set(pc, n+1)
+}
+
 // counting counts words; the word "panic" panics as long as angry says so.
 func counting(t *testing.T, angry func() bool) *processor.Topology {
 	t.Helper()
@@ -34,21 +56,10 @@ func counting(t *testing.T, angry func() bool) *processor.Topology {
 			if w == "panic" && angry != nil && angry() {
 				panic("the user's fault")
 			}
-			n, err := wordTotal.Get(pc)
-			if err != nil {
-				return err
-			}
-			pc.Emit(counted{w, n + 1})
-			return wordTotal.Set(pc, n+1)
+			return countWord(pc, w)
 		}, processor.Uses(wordTotal))
-	processor.To(counts, "counts", processor.SinkSpec[counted]{
-		Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted](),
-	})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	publishCounts(counts)
+	return built(t, b)
 }
 
 // checkCounts verifies that every word's counts read 1, 2, 3 … up to want.
@@ -102,6 +113,19 @@ func (w *worker) deploy(t *testing.T, topology *processor.Topology, tenant strin
 		t.Fatal(err)
 	}
 	return j
+}
+
+// startCounting runs the job counting of tenant acme on worker w1. With words it has counted them and committed that.
+func startCounting(t *testing.T, m *processortest.Memory, words ...string) (*worker, *processor.Job) {
+	t.Helper()
+	w := startWorker(t, m, "w1", processor.Listener{})
+	j := w.deploy(t, counting(t, nil), "acme", processor.JobConfig{})
+	w.run()
+	if len(words) > 0 {
+		publishWords(t, m, "acme", words...)
+		time.Sleep(time.Second)
+	}
+	return w, j
 }
 
 func (w *worker) run() {

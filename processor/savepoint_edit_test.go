@@ -26,25 +26,14 @@ func tallyTopology(t *testing.T, operator string) *processor.Topology {
 	b := processor.NewBuilder("counting")
 	words := processor.From(b, "words", processor.SourceSpec[string]{Filters: []tenants.Filter{"words"}, Codec: codec.String()})
 	counts := processor.Process(processor.KeyBy(words, func(w string) string { return w }), operator,
-		func(pc *processor.Context[counted], w string) error {
-			n, err := wordTotal.Get(pc)
-			if err != nil {
-				return err
-			}
-			pc.Emit(counted{w, n + 1})
-			return wordTotal.Set(pc, n+1)
-		}, processor.Uses(wordTotal), processor.OnTimer(func(pc *processor.Context[counted], _ time.Time) error {
+		countWord, processor.Uses(wordTotal), processor.OnTimer(func(pc *processor.Context[counted], _ time.Time) error {
 			pc.Emit(counted{pc.Key() + "!", 1})
 			return wordTotal.Clear(pc)
 		}))
 	processor.To(counts, "counts", processor.SinkSpec[counted]{
 		Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted](),
 	})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	return built(t, b)
 }
 
 func tried[T any](t *testing.T) func(v T, err error) T {

@@ -66,20 +66,9 @@ func twoSources(t *testing.T) *processor.Topology {
 	right := processor.From(b, "right", processor.SourceSpec[string]{Filters: []tenants.Filter{"right.>"}, Codec: codec.String()})
 	both := processor.Union("both", left, right)
 	counts := processor.Process(processor.KeyBy(both, func(w string) string { return w }), "count",
-		func(pc *processor.Context[counted], w string) error {
-			n, err := wordTotal.Get(pc)
-			if err != nil {
-				return err
-			}
-			pc.Emit(counted{w, n + 1})
-			return wordTotal.Set(pc, n+1)
-		}, processor.Uses(wordTotal))
-	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+		countWord, processor.Uses(wordTotal))
+	publishCounts(counts)
+	return built(t, b)
 }
 
 var twoJob = tenants.JobID{Tenant: "acme", Name: "two"}
@@ -352,20 +341,9 @@ func countingTwice(t *testing.T) *processor.Topology {
 		pc.Emit(w)
 		return wordTotal.Set(pc, 1)
 	}, processor.Uses(wordTotal))
-	counts := processor.Process(processor.KeyBy(pass, func(w string) string { return w }), "count", func(pc *processor.Context[counted], w string) error {
-		n, err := wordTotal.Get(pc)
-		if err != nil {
-			return err
-		}
-		pc.Emit(counted{w, n + 1})
-		return wordTotal.Set(pc, n+1)
-	}, processor.Uses(wordTotal))
-	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	counts := processor.Process(processor.KeyBy(pass, func(w string) string { return w }), "count", countWord, processor.Uses(wordTotal))
+	publishCounts(counts)
+	return built(t, b)
 }
 
 // A savepoint for which there is no room fails in time and leaves nothing; the job goes on.

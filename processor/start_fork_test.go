@@ -40,11 +40,7 @@ func everywhere(t *testing.T, name string) *processor.Topology {
 	processor.To(counts, "marked", processor.SinkSpec[counted]{FixedSubject: "marked", Codec: text, MarkerSubject: "marked._weir.{job}"})
 	processor.To(counts, "soon", processor.SinkSpec[counted]{FixedSubject: "soon", Codec: text, AtLeastOnce: true})
 	processor.ToKV(counts, "current", processor.KVSpec[counted]{Bucket: "current", Key: func(c counted) string { return c.Word }, Codec: text})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	return built(t, b)
 }
 
 func fork(from processor.StartPoint) processor.JobConfig {

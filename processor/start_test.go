@@ -337,7 +337,7 @@ func countingV2(t *testing.T) *processor.Topology {
 		pc.Emit(counted{w, n + 1})
 		return errors.Join(lastSeen.Set(pc, w), totalV2.Set(pc, fmt.Sprint(n+1)))
 	}, processor.Uses(totalV2, lastSeen))
-	processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
+	publishCounts(counts)
 	again := processor.Process(processor.KeyBy(counts, func(c counted) string { return c.Word }), "again", func(pc *processor.Context[counted], c counted) error {
 		n, err := wordTotal.Get(pc)
 		if err != nil {
@@ -347,11 +347,7 @@ func countingV2(t *testing.T) *processor.Topology {
 		return wordTotal.Set(pc, n+1)
 	}, processor.Uses(wordTotal))
 	processor.To(again, "again-counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "again" }, Codec: codec.JSON[counted]()})
-	topology, err := b.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return topology
+	return built(t, b)
 }
 
 // TestChangedProgram restores into another version of the topology and back.
@@ -429,7 +425,7 @@ func TestDroppedStateLeavesTheChain(t *testing.T) {
 				pc.Emit(counted{w, n + 1})
 				return errors.Join(err, wordTotal.Set(pc, n+1))
 			}, processor.Uses(uses...))
-			processor.To(counts, "counts", processor.SinkSpec[counted]{Subject: func(counted) string { return "counts" }, Codec: codec.JSON[counted]()})
+			publishCounts(counts)
 			topology, err := b.Build()
 			if err != nil {
 				t.Fatal(err)

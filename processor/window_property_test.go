@@ -106,52 +106,7 @@ func sumRow(row string) string {
 	return fmt.Sprintf("%s n=%d sum=%d", head, n, sum)
 }
 
-// windowRun drives a testbed through pushes, snapshots, crashes and rescalings, and keeps what was committed.
-type windowRun struct {
-	topology *Topology
-	bed      *Testbed
-	snap     *TestSnapshot
-	since    []tick // pushed since snap
-	kept     map[string][]string
-	fresh    map[string][]string
-}
-
-func (r *windowRun) take() {
-	for _, sink := range []string{"out-rows", "out-sums", "out-late"} {
-		r.fresh[sink] = append(r.fresh[sink], payloads(r.bed.Output(sink))...)
-	}
-}
-
-func (r *windowRun) push(t require, e tick) {
-	pushTick(t, r.bed, e)
-	r.since = append(r.since, e)
-	r.take()
-}
-
-func (r *windowRun) snapshot(t require) {
-	s, err := r.bed.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.take()
-	for k, v := range r.fresh {
-		r.kept[k] = append(r.kept[k], v...)
-	}
-	r.snap, r.since, r.fresh = s, nil, map[string][]string{}
-}
-
-// crash begins anew from the last snapshot, and pushes again what came since.
-func (r *windowRun) crash(t require, parallelism int) {
-	bed, err := NewTestbed(r.topology, TestbedConfig{From: r.snap, Parallelism: parallelism})
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := r.since
-	r.bed, r.since, r.fresh = bed, nil, map[string][]string{}
-	for _, e := range again {
-		r.push(t, e)
-	}
-}
+var tickSinks = []string{"out-rows", "out-sums", "out-late"}
 
 type windowCase struct {
 	model    windowModel
@@ -199,11 +154,7 @@ func TestWindowsEqualTheModel(t *testing.T) {
 		c := drawWindow(t)
 		model := newWindowModel(c.model)
 		topology := tickTopology(t, time.Duration(c.model.bound)*time.Millisecond, c.assigner, c.opts...)
-		bed, err := NewTestbed(topology, TestbedConfig{Parallelism: rapid.IntRange(1, 4).Draw(t, "parallelism")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		run := &windowRun{topology: topology, bed: bed, kept: map[string][]string{}, fresh: map[string][]string{}}
+		run := newReplay(t, topology, rapid.IntRange(1, 4).Draw(t, "parallelism"), pushTick, tickSinks...)
 		run.snapshot(t)
 		base := int64(rapid.IntRange(-200, 200).Draw(t, "base")) // before 1970 too
 		for i := range rapid.IntRange(1, 60).Draw(t, "elements") {
@@ -257,13 +208,7 @@ func TestWindowsEqualTheModel(t *testing.T) {
 		if !slices.Equal(ids, model.late) {
 			t.Fatalf("late: %v, the model says %v", ids, model.late)
 		}
-		for _, task := range run.bed.plan.tasks {
-			for _, o := range task.subtasks {
-				if keys, err := o.backend.Keys(""); err != nil || len(keys) > 0 {
-					t.Fatalf("operator %s keeps state of %q behind the end (%v)", o.operator, keys, err)
-				}
-			}
-		}
+		run.noStateLeft(t)
 	})
 }
 

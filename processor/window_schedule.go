@@ -71,6 +71,23 @@ func (s *schedule[V]) next(done int64) (n *state.PaneKey[V], at int64, ok bool) 
 	return nil, 0, false
 }
 
+// closeDue calls what closes a key's windows for every key that waits for a time that the watermark has passed, budget of them at
+// most, and returns how many.
+func (s *schedule[V]) closeDue(t *task, wm int64, budget int, closeKey func(n *state.PaneKey[V], at int64)) (fired int) {
+	done := satAdd(wm, 1)
+	for fired < budget && t.err == nil {
+		n, at, ok := s.next(done)
+		if !ok {
+			break
+		}
+		fired++
+		if n != nil {
+			closeKey(n, at)
+		}
+	}
+	return fired
+}
+
 func (s *schedule[V]) drop(b *dueKeys[V]) {
 	delete(s.buckets, b.at)
 	s.pop()

@@ -196,18 +196,7 @@ func (w *sessionWindows[T, Acc]) closeDue(wm int64, budget int) (fired int) {
 		w.load()
 	}
 	w.task.op = w.op
-	done := satAdd(wm, 1)
-	for fired < budget && w.task.err == nil {
-		n, at, ok := w.due.next(done)
-		if !ok {
-			break
-		}
-		fired++
-		if n != nil {
-			w.close(n, at)
-		}
-	}
-	return fired
+	return w.due.closeDue(w.task, wm, budget, w.close)
 }
 
 // close does what is due for a key at a time, or finds that it is due later.

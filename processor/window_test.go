@@ -31,18 +31,15 @@ func TestSnapshotBetweenSlicesOfClosing(t *testing.T) {
 		for cuts := range 2 {
 			t.Run(fmt.Sprintf("%s after %d slices", name, cuts), func(t *testing.T) {
 				topology := tickTopology(t, 0, c.assigner, c.opts...)
-				bed, err := NewTestbed(topology, TestbedConfig{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				run := &windowRun{topology: topology, bed: bed, kept: map[string][]string{}, fresh: map[string][]string{}}
+				run := newReplay(t, topology, 1, pushTick, tickSinks...)
+				bed := run.bed
 				for i := range 3000 {
 					run.push(t, tick{Key: fmt.Sprint("k", i), At: 5, ID: i})
 				}
 				// The last element closes everything. Its task is stepped by hand, and interrupted.
 				data, _ := codec.JSON[tick]().Append(nil, tick{Key: "z", At: 100, ID: 3000})
 				task := bed.plan.tasks[0]
-				err = task.step(evBatch{batch: Batch{Records: []Record{{Subject: "test.in", Seq: 3001, Time: 1e18, Data: data}}, Position: 3001}})
+				err := task.step(evBatch{batch: Batch{Records: []Record{{Subject: "test.in", Seq: 3001, Time: 1e18, Data: data}}, Position: 3001}})
 				for range cuts {
 					if err == nil {
 						err = task.step(evContinue{})
