@@ -228,7 +228,9 @@ func (a *attempt) complete(id uint64) {
 	a.releasedSavepoints(cp)
 	a.lastCompleted(id)
 	if a.leaving == nil {
-		a.startMerges()
+		if a.stopping == nil && !a.draining { // else no later checkpoint would use them
+			a.startMerges()
+		}
 		a.startCleanup()
 		a.pursue(now)
 	}

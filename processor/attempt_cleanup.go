@@ -40,6 +40,16 @@ func (a *attempt) startMerges() {
 	}
 }
 
+// dropMerges makes garbage of what was merged and will not be committed any more.
+func (a *attempt) dropMerges() {
+	for operator, mg := range a.merges {
+		if !mg.running {
+			a.garbage = append(a.garbage, mg.objects...)
+			delete(a.merges, operator)
+		}
+	}
+}
+
 // outgrown reports whether the deltas of a chain outweigh its bases, or have become too many.
 func outgrown(chain []barriers.Object, maxDeltas int) bool {
 	var base, delta int64

@@ -254,6 +254,7 @@ func (a *attempt) tryLeave() {
 		a.end(l.as)
 		return
 	}
+	a.dropMerges()
 	rec, spec := a.rec, barriers.CleanupSpec{Record: a.rec, Garbage: objectNamesOf(a.garbage), OrphanAge: 2 * a.cfg.Checkpoint.Timeout}
 	a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {
 		ask := a.ask(ctx, io)

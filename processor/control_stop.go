@@ -10,8 +10,9 @@ import (
 
 // Stop implements Control.
 //
-// The intent is written first: a crash from then on leaves a job that the next worker brings to its end. A stop that promised more than
-// an end, a savepoint or a drain, and could not keep it, puts the intent back, and the job runs on.
+// The intent is written first: a crash from then on leaves a job that the next worker brings to its end, in the way that was asked for
+// (job_stop.go). A stop that promised more than an end, a savepoint or a drain, and could not keep it, puts the intent back, and the job
+// runs on.
 func (r *Runtime) Stop(ctx context.Context, id tenants.JobID, req StopRequest) (StopReport, error) {
 	if err := req.validate(); err != nil {
 		return StopReport{}, refuse(ReasonBadRequest, "stopping job %s: %w", id, err)
@@ -27,7 +28,7 @@ func (r *Runtime) Stop(ctx context.Context, id tenants.JobID, req StopRequest) (
 	case s.intent != nil && s.intent.Desired == DesiredDeleted:
 		return StopReport{}, refuse(ReasonNotRunning, "job %s was deleted", id)
 	case s.intent != nil && s.intent.Desired == DesiredStopped && !s.owned():
-		rep, err := r.stoppedBefore(ctx, &s)
+		rep, err := r.stoppedBefore(ctx, &s, req)
 		if err == nil && req.Savepoint != "" {
 			rep.Savepoint, err = r.savedAtStop(ctx, &s, req.Savepoint, rep.Checkpoint)
 		}
@@ -150,8 +151,8 @@ func (j *Job) atRest() bool {
 	return j.resting && j.basisLocked().desired == DesiredStopped
 }
 
-// stoppedBefore answers for a job that is stopped already, or is being brought to its end.
-func (r *Runtime) stoppedBefore(ctx context.Context, s *subject) (StopReport, error) {
+// stoppedBefore answers for a job that is stopped already, or is being brought to its end. Who asks for less than was promised gets it.
+func (r *Runtime) stoppedBefore(ctx context.Context, s *subject, req StopRequest) (StopReport, error) {
 	if s.head == nil || s.head.Head.State == barriers.StateStopped {
 		rep := StopReport{Published: true, Detail: "it was stopped already"}
 		if s.head != nil {
@@ -162,11 +163,20 @@ func (r *Runtime) stoppedBefore(ctx context.Context, s *subject) (StopReport, er
 	if s.job == nil {
 		return StopReport{}, s.notRunning()
 	}
-	return s.job.awaitStopped(ctx, s.revision)
+	rev := s.revision
+	if stop := s.intent.Stop; stop != nil && stop.promises() && !req.promises() {
+		in := *s.intent
+		in.Stop = &req
+		in.Generation++
+		var err error
+		if rev, err = r.changeIntent(ctx, &in, rev); err != nil {
+			return StopReport{}, err
+		}
+	}
+	return s.job.awaitStopped(ctx, rev)
 }
 
-// savedAtStop returns the savepoint that a job which is stopped already was stopped with. The worker that was to make it may have ended
-// before it did: the next one only ends the job.
+// savedAtStop returns the savepoint that a job which is stopped already was stopped with.
 func (r *Runtime) savedAtStop(ctx context.Context, s *subject, name string, checkpoint uint64) (*SavepointReport, error) {
 	m, err := barriers.ReadSavepoint(askOf(ctx, r.cfg.Broker, s.id), string(s.id.Tenant), s.id.Name, name)
 	switch {

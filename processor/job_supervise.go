@@ -59,7 +59,7 @@ func (j *Job) runOnce(ctx context.Context, b basis, policy *restartPolicy) error
 		return err
 	}
 	before := j.progress.count()
-	err = j.attempt(ctx, b, observed, false)
+	err = j.attempt(ctx, b, observed, nil, false)
 	if ctx.Err() != nil || errors.Is(err, errDrained) {
 		return errDrained
 	}
@@ -69,7 +69,8 @@ func (j *Job) runOnce(ctx context.Context, b basis, policy *restartPolicy) error
 	return j.afterFailure(ctx, b, policy, err)
 }
 
-// finishOnce brings a job that should be stopped to its end: everything committed is released, and the head says stopped.
+// finishOnce brings a job that should be stopped to its end: everything committed is released, and the head says stopped. A savepoint
+// or a drain that the stop promised, and its worker did not live to make, is made first: the job runs for that once more.
 func (j *Job) finishOnce(ctx context.Context, b basis, policy *restartPolicy) error {
 	// A request that does not get its stop puts the intent back before it lets go of the job.
 	if err := j.occupy(ctx); err != nil {
@@ -92,7 +93,10 @@ func (j *Job) finishOnce(ctx context.Context, b basis, policy *restartPolicy) er
 	if err := j.configure(b); err != nil {
 		return j.afterFailure(ctx, b, policy, err)
 	}
-	err = j.attempt(ctx, b, observed, true)
+	owed, err := j.owedStop(ctx, observed)
+	if err == nil {
+		err = j.attempt(ctx, b, observed, owed, true)
+	}
 	if ctx.Err() != nil || errors.Is(err, errDrained) {
 		return errDrained
 	}
@@ -102,8 +106,8 @@ func (j *Job) finishOnce(ctx context.Context, b basis, policy *restartPolicy) er
 // startPatience is how long a start may keep its place among those that RuntimeConfig.MaxStarting bounds.
 const startPatience = 10 * time.Second
 
-// attempt runs one attempt to its end. finish: only to release what is owed and to stop.
-func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecord, finish bool) error {
+// attempt runs one attempt to its end. finish: only to release what is owed and to stop, or, with owed, to stop in that way.
+func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecord, owed *StopRequest, finish bool) error {
 	j.setState(JobStarting, nil)
 	j.tried = true
 	select {
@@ -128,7 +132,7 @@ func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecor
 	build := func(d driver) *attempt {
 		return &attempt{
 			job: j.id, topo: t, cfg: cfg, needs: needs, worker: j.rt.cfg.Worker, nonce: j.rt.process + newNonce()[:processLen],
-			drv: d, log: j.log, ctx: ctx, progress: &j.progress, history: &j.history, observed: observed, finish: finish, listen: listen,
+			drv: d, log: j.log, ctx: ctx, progress: &j.progress, history: &j.history, observed: observed, finish: finish && owed == nil, listen: listen,
 		}
 	}
 	defer func() {
@@ -148,6 +152,9 @@ func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecor
 		j.mu.Unlock()
 		if draining {
 			r.post(ctlDrain{})
+		}
+		if owed != nil {
+			minding.Go(func() { j.carryStop(ctx, b, r, *owed) })
 		}
 		minding.Go(func() { j.mind(ctx, cancel, b, r) })
 	})

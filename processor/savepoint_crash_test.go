@@ -158,12 +158,14 @@ func TestMarkSurvivesAnyCrash(t *testing.T) {
 	})
 }
 
-// Wherever its process dies, a stop ends in a job that is stopped or runs on, and that loses and doubles nothing either way.
+// Wherever its process dies, a stop ends in a job that runs on or is stopped with what was promised, and that loses and doubles nothing
+// either way.
 func TestStopSurvivesAnyCrash(t *testing.T) {
 	for _, req := range []processor.StopRequest{
 		{}, {Mode: processor.StopNow}, {Mode: processor.StopSavepoint, Savepoint: "last"}, {Mode: processor.StopDrain},
+		{Mode: processor.StopDrain, Savepoint: "last", Request: "r1"},
 	} {
-		t.Run(string(req.Mode), func(t *testing.T) {
+		t.Run(string(req.Mode)+req.Request, func(t *testing.T) {
 			eachCrash(t, func(t *testing.T, m *processortest.Memory, rt *processor.Runtime) {
 				_, _ = rt.Stop(t.Context(), twoJob, req) // the process may die on the way
 			}, func(t *testing.T, m *processortest.Memory, rt *processor.Runtime) {
@@ -171,6 +173,13 @@ func TestStopSurvivesAnyCrash(t *testing.T) {
 				if at.Desired == processor.DesiredStopped {
 					if at.State != processor.JobStopped {
 						t.Errorf("a job that is to stop is %s (%s)", at.State, at.Reason)
+					}
+					if req.Savepoint != "" {
+						// Who asks again gets the answer that he waited for.
+						rep := must[processor.StopReport](t)(rt.Stop(t.Context(), twoJob, req))
+						if rep.Savepoint == nil || rep.Savepoint.Checkpoint != at.Checkpoint {
+							t.Errorf("the stop at checkpoint %d reports %+v", at.Checkpoint, rep.Savepoint)
+						}
 					}
 					must[processor.JobReport](t)(rt.Start(t.Context(), twoJob, processor.StartRequest{}))
 					time.Sleep(2 * time.Second)
