@@ -75,6 +75,13 @@ func (r *resolver) resolve(ctx context.Context) (processor.Bindings, error) {
 		}
 		out.Sinks = append(out.Sinks, binding)
 	}
+	for _, t := range r.needs.Tables {
+		binding, err := r.table(ctx, t)
+		if err != nil {
+			return out, fmt.Errorf("bind job %s: table of operator %s: %w", r.needs.Job, t.Operator, err)
+		}
+		out.Tables = append(out.Tables, binding)
+	}
 	var errs []error
 	for _, f := range r.findings {
 		if f.Needs == "" {
@@ -208,6 +215,9 @@ func (r *resolver) createTenantStream() *js.StreamConfig {
 }
 
 func (r *resolver) source(ctx context.Context, s processor.SourceNeed) (processor.SourceBinding, error) {
+	if s.Bucket != "" {
+		return r.rules(ctx, s)
+	}
 	job := r.needs.Job
 	if err := s.Filter.Validate(); err != nil {
 		return processor.SourceBinding{}, processor.Terminal(err)

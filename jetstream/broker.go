@@ -45,6 +45,7 @@ type Broker struct {
 	streams   map[string]streamFacts // what is known of output streams, by name
 	releasers map[string]*releaser   // by stream
 	buckets   map[string]bool        // snapshot buckets known to exist
+	tables    map[tableKey]*table    // that somebody has open
 	pub       *publisher
 }
 
@@ -58,6 +59,7 @@ func New(cfg Config) (*Broker, error) {
 	return &Broker{
 		cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel,
 		conns: map[Purpose]*conn{}, dials: map[Purpose]*dial{}, streams: map[string]streamFacts{}, releasers: map[string]*releaser{}, buckets: map[string]bool{},
+		tables: map[tableKey]*table{},
 	}, nil
 }
 

@@ -82,6 +82,9 @@ type Config struct {
 	MaxPart int
 	// MaxPartBytes bounds one atomic batch in bytes where a batch carries several jobs; 8 MiB by default.
 	MaxPartBytes int
+	// MaxTableBytes bounds the copy of the rows that lookups read of one bucket, of one tenant where they are not shared; 512 MiB by
+	// default. Jobs that would need more fail.
+	MaxTableBytes int64
 	// MaxPending bounds the at-least-once messages under way per broker; 8192 by default.
 	MaxPending int
 
@@ -106,6 +109,7 @@ const (
 	defaultChunkBytes   = 128 << 10
 	defaultMaxPart      = 10_000
 	defaultMaxPartBytes = 8 << 20
+	defaultMaxTable     = 512 << 20
 	defaultMaxPending   = 8192
 	minHeartbeat        = 100 * time.Millisecond
 )
@@ -132,8 +136,8 @@ func (c Config) Validate() error {
 	if c.MaxPart < 0 || c.MaxPart == 1 {
 		bad("MaxPart is %d: a part needs a message and a marker", c.MaxPart)
 	}
-	if c.MaxPartBytes < 0 || c.MaxPending < 0 || c.Timeout < 0 {
-		bad("MaxPartBytes, MaxPending and Timeout must not be negative")
+	if c.MaxPartBytes < 0 || c.MaxTableBytes < 0 || c.MaxPending < 0 || c.Timeout < 0 {
+		bad("MaxPartBytes, MaxTableBytes, MaxPending and Timeout must not be negative")
 	}
 	if c.Heartbeat != 0 && c.Heartbeat < minHeartbeat {
 		bad("Heartbeat is %s: the server takes %s or more", c.Heartbeat, minHeartbeat)
@@ -150,6 +154,7 @@ func (c Config) withDefaults() Config {
 	set(&c.ChunkBytes, defaultChunkBytes)
 	set(&c.MaxPart, defaultMaxPart)
 	set(&c.MaxPartBytes, defaultMaxPartBytes)
+	set(&c.MaxTableBytes, defaultMaxTable)
 	set(&c.MaxPending, defaultMaxPending)
 	set(&c.Timeout, defaultTimeout)
 	set(&c.Heartbeat, defaultHeartbeat)

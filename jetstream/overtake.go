@@ -90,7 +90,7 @@ func (s *session) suspect(d delivery) (after uint64, ok bool) {
 
 // doubt notes that something may be missing behind a sequence. Call it with the reader's mu held.
 func (r *reader) doubt(after uint64) {
-	if !r.doubted {
+	if !r.doubted && !r.spec.Compacted {
 		r.doubted, r.doubtedAfter = true, after
 	}
 }

@@ -112,6 +112,10 @@ func (r *reader) take(ctx context.Context) (processor.Batch, bool, error) {
 	records := r.buf
 	batch := processor.Batch{Records: records, Position: r.position, Pending: r.pending}
 	broken, doubted, after := r.broken, r.doubted, r.doubtedAfter
+	matching := uint64(0)
+	if r.sess != nil {
+		matching = r.sess.matching
+	}
 	r.doubted = false
 	if len(records) > 0 {
 		r.lastSize = len(records)
@@ -125,7 +129,9 @@ func (r *reader) take(ctx context.Context) (processor.Batch, bool, error) {
 		records, broken = batch.Records, r.broken
 		r.mu.Unlock()
 	}
-	if errors.Is(broken, ErrReaderClosed) || len(records) == 0 && batch.Position <= r.handed {
+	if again := r.reset && r.spec.Compacted && broken == nil && len(records) == 0; again {
+		batch.Pending = max(batch.Pending, matching) // an empty bucket says so
+	} else if errors.Is(broken, ErrReaderClosed) || len(records) == 0 && batch.Position <= r.handed {
 		return batch, false, broken
 	}
 	r.handed = batch.Position

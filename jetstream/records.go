@@ -90,7 +90,7 @@ func isDeleteMarker(header []byte) bool {
 		return false
 	}
 	h, err := nats.DecodeHeadersMsg(header)
-	return err == nil && (h.Get("KV-Operation") != "" || h.Get("Nats-Marker-Reason") != "")
+	return err == nil && processor.KVRemoved(h)
 }
 
 func (b *Broker) writeRecord(ctx context.Context, r barriers.Request) barriers.Reply {

@@ -37,7 +37,7 @@ func (b *Broker) validate(ctx context.Context, spec *processor.ReaderSpec) (*js.
 		return nil, fault(processor.StreamRecreated, faultAdvice, "it was created at %d, the checkpoint's at %d (unix ns)", created, spec.Created)
 	case state.LastSeq < spec.After:
 		return nil, fault(processor.StreamTailLost, faultAdvice, "its last sequence is %d, the position %d", state.LastSeq, spec.After)
-	case spec.After > 0 && !spec.Fresh && state.FirstSeq > spec.After+1:
+	case spec.After > 0 && !spec.Fresh && !spec.Compacted && state.FirstSeq > spec.After+1:
 		return nil, fault(processor.StreamTrimmed, faultAdvice, "its first sequence is %d, the next to read %d: %d messages were removed before they were read",
 			state.FirstSeq, spec.After+1, state.FirstSeq-spec.After-1)
 	}
@@ -49,7 +49,7 @@ func (b *Broker) validate(ctx context.Context, spec *processor.ReaderSpec) (*js.
 	if err != nil {
 		return nil, fmt.Errorf("validate stream %s: %w", spec.Stream, err)
 	}
-	if found == 0 && len(spec.Tail) > 0 {
+	if found == 0 && len(spec.Tail) > 0 && !spec.Compacted {
 		b.log.Warn("none of the last records read is still in the stream: it cannot be told whether it was rolled back and refilled",
 			"tenant", string(spec.Job.Tenant), "job", spec.Job.Name, "stream", spec.Stream, "seq", spec.After)
 	}
@@ -114,6 +114,9 @@ func (b *Broker) resume(ctx context.Context, spec *processor.ReaderSpec, fault *
 		}
 	default:
 		return fault
+	}
+	if spec.Compacted {
+		spec.After = before // what is read is a state, and not what led to it
 	}
 	spec.Created = info.Created.UnixNano()
 	spec.Tail = nil

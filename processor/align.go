@@ -17,14 +17,18 @@ func (t *task) trigger(ev evTrigger) {
 		t.fail(fmt.Errorf("bug: checkpoint %d was triggered while %d is not resolved", ev.checkpoint, t.inFlight))
 		return
 	}
-	if t.finished && ev.inject && t.busy() {
+	if t.finished && ev.inject && (t.busy() || t.calls() > 0) {
 		t.deferred = &ev
 		return
 	}
+	if t.loading > 0 {
+		t.deferred = &ev
+	}
 	for i, in := range t.inputs {
-		if !ev.inject {
+		inject := ev.inject || in.source.rules != nil // no barrier is published into a bucket
+		if !inject {
 			in.source.filter.Pending(ev.checkpoint)
-		} else if in.source.filter.Inject(ev.checkpoint) {
+		} else if t.loading == 0 && in.source.filter.Inject(ev.checkpoint) {
 			t.cut(i, ev.checkpoint)
 		}
 		if t.err != nil {
@@ -118,6 +122,9 @@ func (t *task) aborted(checkpoint uint64) {
 		}
 	}
 	t.unblock(t.aligner.Abort(checkpoint))
+	if t.deferred != nil && t.deferred.checkpoint == checkpoint {
+		t.deferred = nil
+	}
 	if t.inFlight != checkpoint {
 		return
 	}

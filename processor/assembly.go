@@ -19,6 +19,8 @@ type assembly struct {
 	lines   map[*node]*timeline // operators' own
 	passed  map[*node]*timeline // whose watermark is that of a node's output, in this task
 	sends   map[*node]marker    // the exchanges that KeyBys are here
+	rules   map[*node]*rulesInput
+	tables  map[*node]any // *ruleTable[R] of a Broadcast's input of rules
 	err     error
 }
 
@@ -80,7 +82,7 @@ func (a *assembly) backend(n *node) *state.Backend {
 	cfg := a.plan.cfg
 	b, err := state.NewBackend(state.BackendConfig{
 		Tenant: string(cfg.Job.Tenant), Job: cfg.Job.Name, Operator: n.name,
-		Subtask: a.subtask, Parallelism: cfg.Parallelism, KeyGroups: cfg.KeyGroups,
+		Subtask: a.subtask, Parallelism: a.stage.subtasks, KeyGroups: cfg.KeyGroups,
 		MaxKeyBytes: cfg.MaxKeyBytes, MaxBytes: cfg.MaxStateBytes, AllowDropped: cfg.AllowDroppedState,
 	}, n.process.states...)
 	if err != nil {
@@ -93,7 +95,7 @@ func (a *assembly) backend(n *node) *state.Backend {
 		b.SetClock(&taskTime{task: a.task, line: a.timeline(n, nil)})
 	}
 	if n.process.stateful() {
-		a.task.subtasks = append(a.task.subtasks, &operatorSubtask{operator: n.name, subtask: a.subtask, backend: b, time: a.timeline(n, nil)})
+		a.task.subtasks = append(a.task.subtasks, &operatorSubtask{operator: n.name, subtask: a.subtask, of: a.stage.subtasks, backend: b, time: a.timeline(n, nil)})
 	}
 	return b
 }

@@ -246,7 +246,7 @@ func (a *attempt) onStarted(now time.Time, ev ctlStarted) {
 	a.full, a.config = s.full, s.config
 	inStream := a.cfg.Checkpoint.Barriers != BarriersAtReader && !a.topo.BarriersAtReader()
 	for _, b := range a.bind.Sources {
-		inStream = inStream && b.Barrier != ""
+		inStream = inStream && (b.Barrier != "" || b.Prefix != "") // rules are cut where they are read
 	}
 	a.coord = barriers.NewCoordinator(barriers.CoordinatorConfig{
 		Interval:          a.cfg.Checkpoint.Interval,
@@ -370,6 +370,7 @@ func (a *attempt) tellAll(ev event) {
 func (a *attempt) trigger(t barriers.Trigger) {
 	cp := &pendingCheckpoint{id: t.Checkpoint, started: a.drv.now(), results: map[int]*uploaded{}}
 	cp.ctx, cp.cancel = context.WithCancel(a.ctx)
+	cp.seen, cp.cut = a.drv.glances(), make([]bool, len(a.plan.tasks))
 	a.current = cp
 	a.coord.SetLag(idleSource, 0)
 	a.tellSources(evTrigger{checkpoint: t.Checkpoint, nonce: a.nonce, inject: !t.InStream})
@@ -377,6 +378,9 @@ func (a *attempt) trigger(t barriers.Trigger) {
 		return
 	}
 	for _, b := range a.bind.Sources {
+		if b.Barrier == "" {
+			continue
+		}
 		payload := barriers.Barrier{
 			Tenant: string(a.job.Tenant), Job: a.job.Name, Source: b.Source,
 			Epoch: a.rec.Head.Epoch, Checkpoint: t.Checkpoint, Nonce: a.nonce,
@@ -398,6 +402,7 @@ func (a *attempt) abort(act barriers.Abort) {
 	if cp == nil || cp.id != act.Checkpoint {
 		return
 	}
+	act.Err = a.diagnose(a.drv.now(), cp, act.Err)
 	a.log.Warn("checkpoint aborted", "checkpoint", act.Checkpoint, "err", act.Err)
 	a.recordFailed(cp, a.drv.now(), act.Err)
 	if a.listen.CheckpointFailed != nil {
@@ -408,6 +413,10 @@ func (a *attempt) abort(act barriers.Abort) {
 		cp.aborted = errors.New("aborted")
 	}
 	cp.cancel()
+	if isStuck(act.Err) {
+		a.end(act.Err)
+		return
+	}
 	a.finishAbort()
 }
 

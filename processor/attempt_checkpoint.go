@@ -19,6 +19,8 @@ type pendingCheckpoint struct {
 	cancel    context.CancelFunc
 	uploading int
 	results   map[int]*uploaded // by task
+	seen      []glance          // of every task, when it was triggered
+	cut       []bool            // by task: it has frozen its part
 	sources   []barriers.Source
 	times     map[string]int64 // operators' watermarks, each the minimum over its subtasks
 	savepoint bool             // a savepoint is made of it
@@ -44,6 +46,7 @@ func (a *attempt) onSnapshot(now time.Time, s *taskSnapshot) {
 		a.coord.Echoed(now, src.Name)
 	}
 	cp.sources = append(cp.sources, s.sources...)
+	cp.cut[s.task] = true
 	cp.observe(s)
 	cp.event.Aligned = max(cp.event.Aligned, s.aligned)
 	cp.event.Frozen = max(cp.event.Frozen, s.frozeIn)
@@ -163,7 +166,7 @@ func (a *attempt) release(id uint64) {
 			continue
 		}
 		cp.releasing++
-		src := pendingSource{outputs: cp.outputs[sink.Name]}
+		src := newPendingSource(cp.outputs[sink.Name])
 		binding := a.bind.sink(sink.Name)
 		rec, m, seen := a.rec, cp.manifest, a.markers[sink.Name]
 		a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {

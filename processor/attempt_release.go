@@ -30,8 +30,16 @@ func (a *attempt) ask(ctx context.Context, io effects) barriers.Ask {
 	}
 }
 
-// pendingSource is a sink's pending output in publishing order, from memory or from the store.
-type pendingSource struct{ outputs []*state.Output }
+// pendingSource is a sink's pending output in publishing order, from memory or from the store. It belongs to one release.
+type pendingSource struct{ outputs []*state.OutputReader }
+
+func newPendingSource(outputs []*state.Output) pendingSource {
+	var p pendingSource
+	for _, o := range outputs {
+		p.outputs = append(p.outputs, state.NewOutputReader(o))
+	}
+	return p
+}
 
 // slice returns messages [from, to).
 func (p pendingSource) slice(from, to uint64) ([]Message, error) {

@@ -15,6 +15,7 @@ import (
 type started struct {
 	rec     *barriers.HeadRecord
 	bind    Bindings
+	tables  map[string]*TableRows // by operator
 	plan    *plan
 	markers map[string]barriers.MarkerSeen
 	chains  map[string][]barriers.Object
@@ -63,6 +64,9 @@ func (a *attempt) start(ctx context.Context, io effects) (*started, error) {
 			return nil, err
 		}
 	} else if err := errors.Join(a.mayGoOn(rec), a.checkCompatible(m)); err != nil {
+		return nil, err
+	}
+	if s.tables, err = a.openTables(ctx, io, bind); err != nil {
 		return nil, err
 	}
 	if m, err = a.acquire(ctx, io, s, barriers.StateRunning); err != nil {
@@ -182,7 +186,7 @@ func (a *attempt) releaseOwed(ctx context.Context, io effects, s *started, m *ba
 			return fmt.Errorf("loading the pending output of sink %s: %w", sink.Name, err)
 		}
 		maxPart := s.bind.sink(sink.Name).MaxPart
-		marker, err := a.releaseSink(ctx, io, s.rec, m, sink, seen, maxPart, pendingSource{outputs: outputs})
+		marker, err := a.releaseSink(ctx, io, s.rec, m, sink, seen, maxPart, newPendingSource(outputs))
 		if err != nil {
 			return classify(a.job, fmt.Errorf("releasing checkpoint %d to sink %s: %w", m.Checkpoint, sink.Name, err))
 		}
@@ -204,7 +208,7 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 	}
 	s.plan, err = newPlan(a.topo, planConfig{
 		Job: a.job, Prefix: io.Namespace().Prefix(a.job.Tenant), Parallelism: a.cfg.Parallelism, KeyGroups: keyGroups, Params: params,
-		Bindings: s.bind, Epoch: s.rec.Head.Epoch, Nonce: a.nonce, AllowDroppedState: a.cfg.AllowDroppedState, Marks: a.cfg.Marks,
+		Bindings: s.bind, Tables: s.tables, Epoch: s.rec.Head.Epoch, Nonce: a.nonce, AllowDroppedState: a.cfg.AllowDroppedState, Marks: a.cfg.Marks,
 		MaxKeyBytes: a.cfg.Quota.KeyBytes, MaxStateBytes: a.cfg.Quota.StateBytes, MaxPendingBytes: a.cfg.Quota.PendingBytes / int64(a.cfg.Parallelism),
 	})
 	if err != nil {
@@ -231,6 +235,9 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 			if err != nil {
 				return err
 			}
+			if err := a.reconcileRules(ctx, io, s, t.inputs[input].source); err != nil {
+				return err
+			}
 			s.readers = append(s.readers, sourceReader{task: i, input: input, spec: spec})
 		}
 	}
@@ -240,7 +247,7 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 func (a *attempt) readerSpec(b SourceBinding, positions map[string]barriers.Source) (ReaderSpec, error) {
 	spec := ReaderSpec{
 		Job: a.job, Source: b.Source, Stream: b.Stream, Created: b.Created, Filter: b.Filter,
-		AllowDataLoss: a.cfg.AllowDataLoss, BatchRecords: maxBatchRecords, BatchBytes: maxBatchBytes,
+		AllowDataLoss: a.cfg.AllowDataLoss, Compacted: b.Prefix != "", BatchRecords: maxBatchRecords, BatchBytes: maxBatchBytes,
 	}
 	old, ok := positions[b.Source]
 	if !ok { // a source that is new starts at the stream's beginning

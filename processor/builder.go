@@ -67,7 +67,7 @@ func (b *Builder) Build() (*Topology, error) {
 func (b *Builder) checkUse() {
 	used := b.read()
 	for _, n := range b.nodes {
-		if !used[n] && !n.joined && (n.kind == KindKeyBy || n.kind == KindSource || n.kind == KindSideOutput) {
+		if !used[n] && !n.joined && (n.kind == KindKeyBy || n.kind == KindSource || n.kind == KindRules || n.kind == KindSideOutput) {
 			b.fail(n.label(), n.at, fmt.Errorf("nothing reads this %s", n.kind))
 		}
 	}

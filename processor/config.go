@@ -240,9 +240,14 @@ func (c JobConfig) validate() error {
 // apply puts what the configuration says of streams and barriers into the topology's needs.
 func (c JobConfig) apply(n *Needs) error {
 	known := map[string]bool{}
+	var errs []error
 	for i := range n.Sources {
 		s := &n.Sources[i]
 		known[s.Source] = true
+		if s.Bucket != "" {
+			errs = append(errs, c.checkRules(s, n.Sinks)...)
+			continue
+		}
 		if stream := c.Streams[s.Source]; stream != "" {
 			s.Stream = stream
 		}
@@ -258,7 +263,6 @@ func (c JobConfig) apply(n *Needs) error {
 			s.Shadow = c.Shadow
 		}
 	}
-	var errs []error
 	if err := checkShadow(c.Shadow, n.Sources); err != nil {
 		errs = append(errs, err)
 	}

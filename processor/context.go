@@ -34,6 +34,7 @@ type opContext struct {
 	timers  bool
 	event   *eventTimers // nil: it has no OnEventTimer
 	key     string
+	rules   any // *ruleTable[R], of a Broadcast
 	params  []boundParam
 	tags    []boundTag
 }
@@ -52,6 +53,9 @@ func (c *opContext) bind(a *assembly, n *node) {
 	c.task, c.name, c.op = a.task, n.name, a.operator(n.name)
 	c.subtask, c.backend = a.subtask, a.backend(n)
 	c.time, c.timers = a.timeline(n, nil), n.process.onTimer != nil
+	if n.kind == KindBroadcast {
+		c.rules = a.tables[n.inputs[1]]
+	}
 	for _, p := range n.process.params {
 		c.params = append(c.params, boundParam{p, a.plan.params[p]})
 	}

@@ -83,6 +83,7 @@ const (
 type StreamError struct {
 	Job                  tenants.JobID
 	Stream, Source, Sink string
+	Table                string // the operator that looks up rows of the stream's bucket
 	Fault                StreamFault
 	Detail               string // the numbers
 	Advice               string
@@ -90,14 +91,21 @@ type StreamError struct {
 
 func (e *StreamError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "job %s: stream %s", e.Job, e.Stream)
+	if e.Job != (tenants.JobID{}) { // a copy that jobs share is nobody's
+		fmt.Fprintf(&b, "job %s: ", e.Job)
+	}
+	fmt.Fprintf(&b, "stream %s", e.Stream)
 	if e.Source != "" {
 		fmt.Fprintf(&b, " (source %s)", e.Source)
 	}
 	if e.Sink != "" {
 		fmt.Fprintf(&b, " (sink %s)", e.Sink)
 	}
-	fmt.Fprintf(&b, " is not what the last checkpoint saw: %s: %s", e.Fault, e.Detail)
+	if e.Table != "" {
+		fmt.Fprintf(&b, " (table of %s) is not what the job started with: %s: %s", e.Table, e.Fault, e.Detail)
+	} else {
+		fmt.Fprintf(&b, " is not what the last checkpoint saw: %s: %s", e.Fault, e.Detail)
+	}
 	if e.Advice != "" {
 		b.WriteString(". " + e.Advice)
 	}

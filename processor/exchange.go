@@ -76,6 +76,7 @@ type exchange[T any] struct {
 	open        []*frame // per target; nil: nothing to send
 	pool        *sync.Pool
 	size        int // of a T
+	most        int // elements of a frame
 
 	// The watermark in force, and which version of it each target has been told.
 	watermark int64
@@ -92,7 +93,7 @@ func newExchange[T any](a *assembly, n *node, key func(T) string) *exchange[T] {
 	e := &exchange[T]{
 		task: a.task, op: a.operator(n.label()), key: key, groups: a.plan.cfg.KeyGroups, parallelism: a.plan.cfg.Parallelism,
 		open: make([]*frame, to.subtasks), pool: a.plan.pool(n), size: int(unsafe.Sizeof(*new(T))),
-		told: make([]uint64, to.subtasks), timed: &to.timed,
+		told: make([]uint64, to.subtasks), timed: &to.timed, most: a.plan.frameLimit(to),
 	}
 	a.sends[n] = e
 	for sub := range to.subtasks {
@@ -127,7 +128,7 @@ func (e *exchange[T]) push(v T) {
 	el.origins = append(el.origins, int32(len(el.records)-1))
 	f.count++
 	f.bytes += e.size + len(key)
-	if f.count >= frameElements || f.bytes >= frameBytes {
+	if f.count >= e.most || f.bytes >= frameBytes {
 		e.send(sub)
 	}
 	t.op = prev
@@ -217,6 +218,9 @@ func (r *incoming[T]) receive(in *taskInput, f *frame) bool {
 	t, el := r.task, f.elements.(*elements[T])
 	current, marked := int32(-1), el.nextMark()
 	for i := el.next; ; i++ {
+		if i%abandonEvery == abandonEvery-1 && t.abandon() {
+			return true
+		}
 		if i == marked {
 			m := &el.marks[el.marked]
 			el.marked++

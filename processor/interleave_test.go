@@ -61,6 +61,10 @@ func (h interleavingHost) send(task, input int, f *frame) error {
 	return nil
 }
 func (h interleavingHost) consumed(int) {}
+func (h interleavingHost) over() bool   { return false }
+func (h interleavingHost) call(_ time.Duration, _ func() Where, run func(context.Context) event) {
+	h.run.control[h.task] = append(h.run.control[h.task], run(context.Background()))
+}
 func (h interleavingHost) snapshot(s *taskSnapshot) {
 	if t := h.run.plan.tasks[h.task]; t.busy() && !t.readsSources() {
 		h.run.between++

@@ -169,11 +169,11 @@ func (a *attempt) onRead(ev ctlRead) {
 		ev.read(nil, refuse(ReasonNotRunning, "job %s is starting: try again when it runs", a.job))
 		return
 	}
-	cfg := a.plan.cfg
-	owner := state.SubtaskOf(state.KeyGroup(ev.key, cfg.KeyGroups), cfg.Parallelism, cfg.KeyGroups)
+	groups := a.plan.cfg.KeyGroups
+	group := state.KeyGroup(ev.key, groups)
 	for i, t := range a.plan.tasks {
 		for _, o := range t.stateful() {
-			if o.operator == ev.operator && o.subtask == owner {
+			if o.operator == ev.operator && o.subtask == state.SubtaskOf(group, o.of, groups) {
 				a.drv.tell(i, evRead{operator: ev.operator, read: ev.read})
 				return
 			}

@@ -1,9 +1,9 @@
 package processor
 
 // Metrics returns the sum of the counters of the running attempt's tasks, as of their last events: they begin at zero with each
-// attempt. Between attempts it returns zeros.
+// attempt, but for Abandoned. Between attempts it returns zeros.
 func (j *Job) Metrics() TaskMetrics {
-	sum := TaskMetrics{IgnoredBarriers: map[string]uint64{}}
+	sum := TaskMetrics{IgnoredBarriers: map[string]uint64{}, Abandoned: j.progress.abandoned.Load()}
 	j.mu.Lock()
 	r := j.runner
 	j.mu.Unlock()
@@ -14,6 +14,7 @@ func (j *Job) Metrics() TaskMetrics {
 		for _, t := range p.tasks {
 			sum.add(t.metrics())
 		}
+		sum.TableRows, sum.TableBytes = p.tableSize()
 	}
 	return sum
 }

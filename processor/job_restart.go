@@ -2,6 +2,7 @@ package processor
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirstream/weir/barriers"
@@ -54,6 +55,8 @@ type progress struct {
 	since int // checkpoints completed by the running attempt
 	last  uint64
 	event CheckpointEvent
+	// abandoned is how many goroutines of ended attempts user code still keeps.
+	abandoned atomic.Int64
 }
 
 func (p *progress) newAttempt() {

@@ -273,6 +273,13 @@ func (j *Job) afterFailure(ctx context.Context, b basis, policy *restartPolicy, 
 		return nil
 	}
 	var wait time.Duration
+	if n := j.progress.abandoned.Load(); n >= maxAbandoned {
+		err = fmt.Errorf("parked since user code keeps %d goroutines of ended attempts, each with its state (at most %d): %w", n, maxAbandoned, err)
+		j.log.Error("job parked", "err", err)
+		j.setState(JobParked, err)
+		j.awaitTurn(ctx, b)
+		return nil
+	}
 	if errors.Is(err, ErrUnavailable) {
 		wait = policy.unavailable() // the broker is away: that is not the job's fault and never parks it
 	} else {

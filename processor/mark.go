@@ -65,6 +65,9 @@ func parseMark(values []string, job string) (is, mine bool, savepoint string) {
 
 // mark judges a record that has the header. It reports whether it is a mark, and so no element; the source may stand at it now.
 func (t *task) mark(s *sourceInput, r *Record) bool {
+	if s.rules != nil {
+		return false // a mark is of what comes in; a rule may have any header
+	}
 	is, mine, savepoint := parseMark(r.Header[HeaderMark], t.job.Name)
 	if !mine {
 		return is

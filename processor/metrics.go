@@ -21,6 +21,8 @@ type counts struct {
 	marks         uint64 // ignored
 	lateElements  uint64
 	far           uint64 // elements too far ahead
+	asyncRetries  uint64
+	asyncTimeouts uint64
 }
 
 func (c *counts) late(reason int) { c.lateBy[reason]++ }
@@ -32,6 +34,9 @@ type metrics struct {
 	lateElements   atomic.Uint64
 	late           [lateReasons]atomic.Uint64
 	pending, state atomic.Int64
+	calls, lost    atomic.Int64
+	retries        atomic.Uint64
+	timeouts       atomic.Uint64
 }
 
 // sourceMetrics says how far a source is; anybody may read it.
@@ -52,8 +57,18 @@ type TaskMetrics struct {
 	IgnoredMarks    uint64 // marks that named the job and were ignored: not allowed, too soon, too many
 	FarAhead        uint64 // elements whose event time was too far ahead of their record's (MaxAhead)
 	LateElements    uint64 // elements that windows and joins refused: after the allowed lateness, or too far ahead
+	Abandoned       int64  // goroutines of the job's ended attempts that user code still keeps; none in a task
 	PendingBytes    int64  // output staged and not committed
 	StateBytes      int64
+	// TableRows and TableBytes are what the copies hold that the job's lookups read; others may share them. Zero in a task.
+	TableRows  int
+	TableBytes int64
+	// Of Async: elements in flight, tries that were followed by another, tries without an answer in time, and calls that go on behind their
+	// timeout.
+	AsyncInFlight  int64
+	AsyncRetries   uint64
+	AsyncTimeouts  uint64
+	AsyncAbandoned int64
 }
 
 func (m *TaskMetrics) add(o TaskMetrics) {
@@ -65,6 +80,10 @@ func (m *TaskMetrics) add(o TaskMetrics) {
 	m.FarAhead += o.FarAhead
 	m.PendingBytes += o.PendingBytes
 	m.StateBytes += o.StateBytes
+	m.AsyncInFlight += o.AsyncInFlight
+	m.AsyncRetries += o.AsyncRetries
+	m.AsyncTimeouts += o.AsyncTimeouts
+	m.AsyncAbandoned += o.AsyncAbandoned
 	for reason, n := range o.IgnoredBarriers {
 		m.IgnoredBarriers[reason] += n
 	}
@@ -77,6 +96,7 @@ func (t *task) metrics() TaskMetrics {
 		LateElements:    t.shown.lateElements.Load(),
 		FarAhead:        t.shown.far.Load(),
 		IgnoredBarriers: make(map[string]uint64), PendingBytes: t.shown.pending.Load(), StateBytes: t.shown.state.Load(),
+		AsyncInFlight: t.shown.calls.Load(), AsyncRetries: t.shown.retries.Load(), AsyncTimeouts: t.shown.timeouts.Load(), AsyncAbandoned: t.shown.lost.Load(),
 	}
 	for i := range t.shown.late {
 		if n := t.shown.late[i].Load(); n > 0 {
@@ -114,6 +134,9 @@ func (t *task) show() {
 		if n > 0 {
 			m.late[i].Store(n)
 		}
+	}
+	if len(t.asyncs) > 0 {
+		t.showCalls()
 	}
 	var pending, kept int64
 	for _, s := range t.sinks {

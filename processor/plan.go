@@ -20,6 +20,7 @@ type planConfig struct {
 	KeyGroups   int
 	Params      map[string]json.RawMessage
 	Bindings    Bindings
+	Tables      map[string]*TableRows // by operator
 	Epoch       uint64
 	Nonce       string
 	// MaxKeyBytes, MaxStateBytes and MaxPendingBytes are the job's quota.
@@ -134,9 +135,9 @@ func (p *plan) layOut() {
 	var sources, keyed []*node
 	for _, n := range p.topology.nodes {
 		switch n.kind {
-		case KindSource:
+		case KindSource, KindRules:
 			sources = append(sources, n)
-		case KindKeyBy:
+		case KindKeyBy, KindRulesInput:
 			keyed = append(keyed, n)
 		}
 	}
@@ -166,7 +167,7 @@ func (p *plan) layOut() {
 	}
 }
 
-// together groups KeyBys: those that one operator reads must run in the same tasks, where it finds equal keys.
+// together groups exchanges: those that one operator reads must run in the same tasks, where it finds equal keys.
 func (p *plan) together(keyed []*node) [][]*node {
 	group := make(map[*node]int) // nodes are in topological order: inputs are declared before what reads them
 	for i, k := range keyed {
@@ -219,7 +220,7 @@ func (p *plan) markTimed() {
 	}
 }
 
-// exchangesBelow returns the KeyBys that s sends to.
+// exchangesBelow returns the KeyBys, and the inputs of rules, that s sends to.
 func (p *plan) exchangesBelow(s *stage) []*node {
 	var out []*node
 	seen := make(map[*node]bool)
@@ -230,7 +231,7 @@ func (p *plan) exchangesBelow(s *stage) []*node {
 				continue
 			}
 			seen[r] = true
-			if r.kind == KindKeyBy {
+			if r.kind == KindKeyBy || r.kind == KindRulesInput {
 				out = append(out, r)
 				continue
 			}

@@ -132,15 +132,20 @@ func Process[In, Out any](s KeyedStream[In], name string, fn func(pc *Context[Ou
 	}
 	n := in.b.add(&node{kind: KindProcess, name: name, at: at, inputs: []*node{in}, process: decl}, true)
 	n.require(fn == nil, "its function is nil")
-	decl.sort(n)
-	n.require(decl.timers > 1, "it has more than one OnTimer")
-	n.require(decl.timers > 0 && decl.onTimer == nil, "the function of OnTimer is nil")
-	n.require(decl.eventTimers > 1, "it has more than one OnEventTimer")
-	n.require(decl.eventTimers > 0 && decl.onEventTimer == nil, "the function of OnEventTimer is nil")
+	decl.check(n)
 	checkTimerFunc[Out](n, "OnTimer", decl.onTimer)
 	checkTimerFunc[Out](n, "OnEventTimer", decl.onEventTimer)
 	n.collect = func(a *assembly, n *node) any { return collectProcess(a, n, fn) }
 	return Stream[Out]{n}
+}
+
+// check sorts what the options declare and records mistakes.
+func (p *processDecl) check(n *node) {
+	p.sort(n)
+	n.require(p.timers > 1, "it has more than one OnTimer")
+	n.require(p.timers > 0 && p.onTimer == nil, "the function of OnTimer is nil")
+	n.require(p.eventTimers > 1, "it has more than one OnEventTimer")
+	n.require(p.eventTimers > 0 && p.onEventTimer == nil, "the function of OnEventTimer is nil")
 }
 
 // checkTimerFunc refuses a timer function for another output type.
@@ -188,7 +193,7 @@ func collectProcess[In, Out any](a *assembly, n *node, fn func(*Context[Out], In
 // UndeclaredError says that an operator used something that its Uses does not list.
 type UndeclaredError struct {
 	Operator string
-	Kind     string // "parameter", "output tag", "timer", "event timer"
+	Kind     string // "parameter", "output tag", "timer", "event timer", "rules"
 	Name     string
 }
 
@@ -196,6 +201,8 @@ func (e *UndeclaredError) Error() string {
 	switch e.Kind {
 	case "timer":
 		return fmt.Sprintf("operator %s sets a timer but has no OnTimer: add processor.OnTimer to its options", e.Operator)
+	case "rules":
+		return fmt.Sprintf("operator %s looks at the rules %q and is no Broadcast of them", e.Operator, e.Name)
 	case "event timer":
 		return fmt.Sprintf("operator %s sets an event timer but has no OnEventTimer: add processor.OnEventTimer to its options", e.Operator)
 	}

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,7 +20,9 @@ type host struct {
 	control *queue[event]
 	timer   *time.Timer
 	wakeAt  time.Time
-	clock   time.Time // of the event being handled
+	clock   time.Time     // of the event being handled
+	steps   atomic.Uint64 // begun and ended: odd inside a step
+	blocked bool          // inside a call that waits for others: it is not the user's code that does not return
 }
 
 func newHost(r *runner, index int, t *task) *host {
@@ -52,6 +55,9 @@ func (h *host) tell(ev event) { h.control.push(ev) }
 func (h *host) loop(ctx context.Context) error {
 	defer h.timer.Stop()
 	for {
+		if ctx.Err() != nil {
+			return ctx.Err() // next may find events still
+		}
 		ev, err := h.next(ctx)
 		if err != nil {
 			return err
@@ -101,11 +107,17 @@ var always = func() chan struct{} {
 
 func (h *host) step(ev event) error {
 	h.clock = time.Time{}
-	return h.task.step(ev)
+	h.steps.Add(1)
+	err := h.task.step(ev)
+	h.steps.Add(1)
+	return err
 }
 
 func (h *host) send(task, input int, f *frame) error {
-	return h.run.hosts[task].deliver(h.run.ctx, input, evFrame{input: input, frame: f})
+	h.blocked = true
+	err := h.run.hosts[task].deliver(h.run.ctx, input, evFrame{input: input, frame: f})
+	h.blocked = false
+	return err
 }
 
 func (h *host) consumed(input int) { <-h.credits[input] }
@@ -127,12 +139,31 @@ func (h *host) wake(t time.Time) {
 }
 
 func (h *host) publish(ctx context.Context, stream string, m Message, done func(error)) error {
-	return h.run.broker.Publish(h.run.ctx, stream, m, done)
+	if err := h.run.ctx.Err(); err != nil {
+		return err // user code has returned behind the end of its attempt
+	}
+	h.blocked = true
+	err := h.run.broker.Publish(h.run.ctx, stream, m, done)
+	h.blocked = false
+	return err
 }
 
 func (h *host) dirty(task int) { h.run.post(ctlDirty{task}) }
 
 func (h *host) notify(ev ctlEvent) { h.run.post(ev) }
+
+func (h *host) call(timeout time.Duration, where func() Where, run func(context.Context) event) {
+	ctx, cancel := context.WithTimeout(h.run.ctx, timeout)
+	if !h.run.guard.Go(where, func() {
+		defer cancel()
+		h.tell(run(ctx))
+	}) {
+		cancel()
+	}
+}
+
+// over reports whether the attempt has ended.
+func (h *host) over() bool { return h.run.ctx.Err() != nil }
 
 // now reads the clock at most once per event: a batch's records share it.
 func (h *host) now() time.Time {

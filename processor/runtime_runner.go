@@ -33,6 +33,10 @@ type driver interface {
 	// pause stops or resumes reading. What is already in the inputs is still processed.
 	pause(paused bool)
 	now() time.Time
+	// glances looks at every task from outside, see glance. It returns nothing before launch.
+	glances() []glance
+	// locate says where in the user's code a task is; empty: unknown.
+	locate(task int) string
 }
 
 // sourceReader says which input of which task a reader feeds.
@@ -49,24 +53,30 @@ type runner struct {
 	events *queue[ctlEvent]
 	hosts  []*host
 	live   atomic.Pointer[plan] // once its tasks were launched
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup       // of everything that obeys ctx
+	guard  *guard               // of what runs user code
+	tables openedTables
 	gate   atomic.Pointer[chan struct{}] // not nil: reading waits for it to close
 	ended  chan struct{}
 }
 
-// runAttempt runs an attempt to its end and returns why it ended. It returns when every goroutine of the attempt has.
+// runAttempt runs an attempt to its end and returns why it ended. It returns when every goroutine of the attempt has, but for those
+// that user code keeps, see guard.
 func runAttempt(ctx context.Context, broker Broker, build func(driver) *attempt, started func(*attempt, *runner)) (err error) {
 	r := &runner{broker: broker, events: newQueue[ctlEvent](), ended: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	defer close(r.ended)
+	a := build(r)
+	r.guard = newGuard(&a.progress.abandoned)
+	defer r.tables.close() // every goroutine that may open one has ended
 	defer r.wg.Wait()
+	defer func() { r.guard.wait(a.log) }()
 	defer r.cancel()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic in the control loop: %v\n%s", p, debug.Stack())
 		}
 	}()
-	a := build(r)
 	started(a, r)
 	a.begin()
 	timer := time.NewTimer(time.Hour)
@@ -102,7 +112,7 @@ func (r *runner) now() time.Time { return time.Now() }
 func (r *runner) spawn(ctx context.Context, op func(context.Context, effects) ctlEvent) {
 	r.wg.Go(func() {
 		defer r.recovered()
-		r.post(op(ctx, blocking{r.broker}))
+		r.post(op(ctx, attemptEffects{blocking{r.broker}, r}))
 	})
 }
 
@@ -122,8 +132,9 @@ func (r *runner) launch(p *plan, positions map[string]barriers.Source, readers [
 	}
 	r.live.Store(p)
 	for _, h := range r.hosts {
-		r.wg.Go(func() {
+		r.guard.Go(h.where, func() {
 			defer r.recovered()
+			h.label()
 			if err := h.loop(r.ctx); err != nil && r.ctx.Err() == nil {
 				r.post(ctlFailed{err: err})
 			}
@@ -152,7 +163,7 @@ func (r *runner) pump(sr sourceReader) error {
 	lagging := false
 	var moved time.Time
 	for {
-		if gate := r.gate.Load(); gate != nil {
+		if gate := r.gate.Load(); gate != nil && !sr.spec.Compacted { // rules are not what fills the outputs, and may be waited for
 			select {
 			case <-*gate:
 			case <-r.ctx.Done():

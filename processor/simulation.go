@@ -22,7 +22,7 @@ type SimulationConfig struct {
 	Job      JobConfig
 	// Workers is how many workers contend for the job. Zero: 2.
 	Workers int
-	// Faults is how many crashes, pauses, takeovers and lost or late requests happen at most. They stop before the end, so that
+	// Faults is how many crashes, pauses, takeovers, tasks stuck in user code, and lost or late requests happen at most. They stop before the end, so that
 	// the run can come to rest. Zero: none.
 	Faults int
 	// Controls is how many savepoints, holds and stops are asked for at most. Zero: none.
@@ -50,7 +50,7 @@ const (
 // SimulationResult says what happened.
 type SimulationResult struct {
 	Steps, Faults, Crashes, Attempts, Fenced, Restarts, Checkpoints, Aborted int
-	Savepoints, Marks, Holds, Stops                                          int
+	Savepoints, Marks, Holds, Stops, Stuck                                   int
 }
 
 // SimulationClock is the time of a simulation.
@@ -171,6 +171,8 @@ func (s *simulation) disturb() func() {
 			w.frozen = false
 		case s.rng.IntN(2) == 0:
 			w.frozen = true
+		case len(w.hosts) > 0 && s.rng.IntN(4) == 0:
+			w.hosts[s.rng.IntN(len(w.hosts))].stick()
 		default:
 			s.result.Crashes++
 			w.kill()
@@ -248,6 +250,9 @@ func (s *simulation) ended(err error) {
 		s.err = fmt.Errorf("seed %d: %w", s.cfg.Seed, err)
 	default:
 		s.result.Restarts++
+		if isStuck(err) {
+			s.result.Stuck++
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type simWorker struct {
 	hosts   []*simHost
 	ops     []*simOp
 	readers []*simReader
+	tables  []*simTable
 	paused  bool
 }
 
@@ -86,6 +87,9 @@ func (w *simWorker) kill() {
 			r.reader.Close()
 		}
 	}
+	w.closeTables()
+	w.outlive()
+	w.hangUp()
 	w.att, w.events, w.hosts, w.ops, w.readers, w.paused, w.frozen = nil, nil, nil, nil, nil, false, false
 }
 
@@ -109,8 +113,9 @@ func (w *simWorker) choices(out []func()) []func() {
 	for _, h := range w.hosts {
 		out = h.choices(out)
 	}
+	out = w.tableChoices(out)
 	for _, r := range w.readers {
-		if !w.paused && !r.failed && w.hosts[r.task].queued(r.input) < inputCredits {
+		if (!w.paused || r.spec.Compacted) && !r.failed && w.hosts[r.task].queued(r.input) < inputCredits {
 			out = append(out, func() { w.read(r) })
 		}
 	}
@@ -174,7 +179,7 @@ func (w *simWorker) idle() bool {
 		return false
 	}
 	for _, h := range w.hosts {
-		if len(h.data) > 0 || len(h.control) > 0 || h.task.unfinished() {
+		if len(h.data) > 0 || len(h.control) > 0 || h.task.unfinished() || h.task.calls() > 0 {
 			return false
 		}
 	}
@@ -202,6 +207,9 @@ func (w *simWorker) nextWake(next time.Time) time.Time {
 	}
 	for _, h := range w.hosts {
 		earlier(h.wakeAt)
+		for _, c := range h.calls {
+			earlier(c.due)
+		}
 	}
 	return next
 }
@@ -257,9 +265,16 @@ type simHost struct {
 	task          *task
 	data, control []event
 	wakeAt        time.Time
+	calls         []*simUserCall
+	steps         uint64
+	stuck         bool // inside user code that does not return while the attempt lasts
 }
 
 func (h *simHost) choices(out []func()) []func() {
+	out = h.callChoices(out)
+	if h.stuck {
+		return out
+	}
 	if len(h.control) > 0 {
 		out = append(out, func() {
 			ev := h.control[0]
@@ -287,9 +302,10 @@ func (h *simHost) choices(out []func()) []func() {
 }
 
 func (h *simHost) step(ev event) {
+	h.steps++
 	if err := h.task.step(ev); err != nil {
 		h.w.events = append(h.w.events, ctlFailed{err: err})
-		h.data, h.control, h.wakeAt = nil, nil, time.Time{}
+		h.data, h.control, h.calls, h.wakeAt = nil, nil, nil, time.Time{}
 	}
 }
 
@@ -446,6 +462,10 @@ func (e *simEffects) Bind(ctx context.Context, n Needs) (Bindings, error) {
 
 func (e *simEffects) Check(ctx context.Context, n Needs) ([]Finding, error) {
 	return e.w.sim.cfg.Broker.Check(ctx, n)
+}
+
+func (e *simEffects) Subjects(ctx context.Context, stream, filter string) ([]string, error) {
+	return e.w.sim.cfg.Broker.Subjects(ctx, stream, filter)
 }
 
 func (e *simEffects) OpenReader(ctx context.Context, spec ReaderSpec) (Reader, error) {

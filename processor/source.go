@@ -32,6 +32,8 @@ type sourceDecl struct {
 	cover    tenants.Filter
 	codec    string
 	barriers BarrierMode
+	bucket   string // of rules; then the fields above but codec are empty
+	shared   bool
 }
 
 // From reads a stream of the tenant.

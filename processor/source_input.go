@@ -27,6 +27,7 @@ type sourceInput struct {
 	tail     tail
 	hold     sourceHold
 	marks    MarkConfig
+	rules    *rulesInput // nil: it has elements
 	shown    sourceMetrics
 
 	// The last subject and what was decided about it: consecutive records often share theirs.
@@ -48,12 +49,18 @@ func newSourceInput(a *assembly, n *node) *sourceInput {
 	}
 	s.all = len(s.filters) == 1 && bound.Filter == cfg.Prefix+string(s.filters[0])
 	s.literal = s.all && !strings.ContainsAny(bound.Filter, "*>")
+	if s.rules = a.rules[n]; s.rules != nil {
+		s.rules.bind(s, bound)
+	}
 	return s
 }
 
 func (s *sourceInput) start(from barriers.Source, line *timeline) {
 	s.position = from.Position
 	s.tail.restore(from.Tail)
+	if s.rules != nil {
+		s.rules.restored = from.Stream != ""
+	}
 	s.clock.start(line, from.Watermark, from.Idle)
 }
 
@@ -106,6 +113,9 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 	unnoted, passed := 0, uint64(0)
 	defer func() { t.counts.in += passed }()
 	for i := range records {
+		if i%abandonEvery == abandonEvery-1 && t.abandon() {
+			return
+		}
 		r := &records[i]
 		if r.Seq > s.hold.limit {
 			s.tail.note(s, records[unnoted:i])
@@ -177,6 +187,9 @@ func (t *task) batch(input int, in *taskInput, ev evBatch) {
 		return
 	}
 	s.pending = ev.batch.Pending
+	if s.rules != nil && s.pending == 0 {
+		s.rules.read()
+	}
 	s.clock.delivered(ev.batch.Pending, passed > 0)
 	t.done(input)
 	t.reached(s)
@@ -191,9 +204,16 @@ func (in *taskInput) keep(ev evBatch, from int) {
 // reset forgets what was read of a stream that is another one now.
 func (s *sourceInput) reset(b Batch) {
 	s.position, s.tail = b.Position, tail{}
-	s.hold = sourceHold{limit: noLimit} // of the other stream's sequences
 	if len(b.Records) > 0 {
 		s.position = b.Records[0].Seq - 1
+	}
+	limit, token := s.hold.limit, s.hold.token
+	s.hold = sourceHold{limit: noLimit} // of the other stream's sequences
+	if limit != noLimit {
+		s.hold.limit, s.hold.token = s.position, token // what it was to read up to is gone: whoever waits for that gets it here
+	}
+	if s.rules != nil {
+		s.rules.reset()
 	}
 }
 

@@ -19,6 +19,9 @@ func (s Stream[T]) node(at string) *node {
 	return s.n
 }
 
+// Builder returns the builder of the topology that the stream is in.
+func (s Stream[T]) Builder() *Builder { return s.node("Stream.Builder").b }
+
 func (s KeyedStream[T]) node(at string) *node { return Stream[T](s).node(at) }
 
 // Map applies fn to every element. It gets no context; a function that may refuse an element is a FlatMap.

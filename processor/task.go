@@ -16,6 +16,8 @@ import (
 // restored (its operators' backends by the attempt), started, and stepped until step returns an error.
 type task struct {
 	index     int
+	subtask   int    // of its stage
+	epoch     uint64 // of the attempt
 	name      string // of its head and subtask, for errors
 	job       tenants.JobID
 	inputs    []*taskInput
@@ -24,7 +26,8 @@ type task struct {
 	direct    []*directSink  // at-least-once
 	exchanges []outgoing
 	timers    []*timerOperator
-	timelines []*timeline // of operators, in the order of the graph
+	timelines []*timeline     // of operators, in the order of the graph
+	asyncs    []asyncOperator // the last in the order of the graph first
 	dead      *deadLetters
 	operators []string // names by number
 
@@ -39,12 +42,14 @@ type task struct {
 
 	slice    int        // how much a step may fire
 	budget   int        // how much more this one may
-	firing   bool       // a timeline has something to do: data waits
+	firing   bool       // a timeline has something to do, or an Async is full: data waits
+	full     int        // not 0: the last Async, by its node, that takes nothing more; what is due above it waits
 	ticking  bool       // processing-time timers are left that were due at tickAt
 	tickAt   time.Time  //
 	greeted  bool       // the tasks below know the watermarks that this one began with
 	finished bool       // the final watermark was emitted: nothing is read any more
-	deferred *evTrigger // comes when everything that the final watermark makes due has fired
+	deferred *evTrigger // comes when everything that the final watermark makes due has fired, and the first rules are there
+	loading  int        // how many wait for their first rules: nothing but rules is taken, and nothing fires
 
 	aligner  *barriers.Aligner
 	aligning time.Time // when the first barrier of the current alignment came
@@ -68,6 +73,7 @@ type taskInput struct {
 	head    *node     // where its elements enter the task
 	time    *timeline // the watermark that has come on it
 	blocked bool      // aligning, or waiting for the checkpoint in flight to be resolved
+	waits   bool      // for the first rules
 	held    []event   // what came since, in order; not consumed yet
 }
 
@@ -75,6 +81,7 @@ type taskInput struct {
 type operatorSubtask struct {
 	operator string
 	subtask  int
+	of       int // how many the operator has: those of its stage
 	backend  *state.Backend
 	full     bool // the next snapshot holds everything; the backend remembers it until one is committed
 	time     *timeline
@@ -95,15 +102,16 @@ type origin struct {
 type sourceRef struct{ name, stream, prefix string }
 
 func newTask(p *plan, s *stage, subtask int) (*task, error) {
-	t := &task{index: s.first + subtask, job: p.cfg.Job, maxPending: p.cfg.MaxPendingBytes, slice: fireBudget}
+	t := &task{index: s.first + subtask, subtask: subtask, epoch: p.cfg.Epoch, job: p.cfg.Job, maxPending: p.cfg.MaxPendingBytes, slice: fireBudget}
 	t.name = fmt.Sprintf("%s-%d", s.heads[0].label(), subtask)
 	a := &assembly{
 		plan: p, stage: s, task: t, subtask: subtask, made: map[*node]any{}, clocks: map[*node]*sourceClock{},
 		lines: map[*node]*timeline{}, passed: map[*node]*timeline{}, sends: map[*node]marker{},
+		rules: map[*node]*rulesInput{}, tables: map[*node]any{},
 	}
 	t.dead = newDeadLetters(t, p)
 	for _, h := range s.heads {
-		if h.kind == KindSource {
+		if h.source != nil {
 			t.inputs = append(t.inputs, &taskInput{name: h.name, source: newSourceInput(a, h), head: h})
 			continue
 		}
@@ -118,6 +126,7 @@ func newTask(p *plan, s *stage, subtask int) (*task, error) {
 		}
 	}
 	a.wireTime()
+	t.awaitRules()
 	t.sinks = append(t.sinks, t.dead.sink)
 	t.aligner = barriers.NewAligner(len(t.inputs))
 	return t, a.err
@@ -170,6 +179,10 @@ func (t *task) step(ev event) (err error) {
 	}
 	defer t.recovered(&err)
 	t.clock, t.budget = time.Time{}, t.slice
+	if !t.greeted {
+		t.loadCalls()
+		t.beginRules()
+	}
 	switch ev := ev.(type) {
 	case evBatch:
 		t.arrive(ev.input, ev)
@@ -193,12 +206,14 @@ func (t *task) step(ev event) (err error) {
 		t.pass(ev)
 	case evRead:
 		t.readState(ev)
+	case evCompleted:
+		ev.result.settle()
 	case evContinue:
 	default:
 		t.fail(fmt.Errorf("bug: unknown event %T", ev))
 	}
 	t.drain()
-	if t.deferred != nil && !t.busy() {
+	if t.deferred != nil && t.mayCut() {
 		ev := *t.deferred
 		t.deferred = nil
 		t.trigger(ev)
@@ -245,7 +260,7 @@ func (t *task) arrive(input int, ev event) {
 		return
 	}
 	in := t.inputs[input]
-	if in.stopped() || t.busy() || t.finished && in.source != nil {
+	if in.stopped() || t.busy() || t.finished && in.source != nil || t.settling(in) {
 		in.held = append(in.held, ev)
 		return
 	}
@@ -258,6 +273,10 @@ func (t *task) process(input int, ev event) {
 	case evBatch:
 		if in.source == nil {
 			t.fail(fmt.Errorf("bug: a batch came on input %d of task %s, which is an exchange", input, t.name))
+			return
+		}
+		if r := in.source.rules; r != nil {
+			r.batch(input, in, ev)
 			return
 		}
 		t.batch(input, in, ev)
@@ -274,6 +293,9 @@ func (t *task) process(input int, ev event) {
 func (t *task) drain() {
 	if t.busy() && t.err == nil {
 		t.fireDue()
+	}
+	if len(t.asyncs) > 0 {
+		t.results()
 	}
 	for again := true; again; {
 		again = false
@@ -295,7 +317,7 @@ func (t *task) drain() {
 // ready reports whether the first of what is held on an input may be handled now. While something due is left to fire that is a
 // barrier alone, and not one behind the final watermark: everything that this one fires belongs to the checkpoint.
 func (t *task) ready(in *taskInput) bool {
-	if in.stopped() || t.err != nil || t.finished && in.source != nil {
+	if in.stopped() || t.err != nil || t.finished && in.source != nil || t.settling(in) {
 		return false
 	}
 	if !t.busy() {

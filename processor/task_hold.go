@@ -60,7 +60,9 @@ func (evRead) isEvent()    {}
 func (s *sourceInput) stands() bool { return s.hold.mark != 0 || s.position >= s.hold.limit }
 
 // stopped reports whether what comes on the input is to be kept.
-func (in *taskInput) stopped() bool { return in.blocked || in.source != nil && in.source.stands() }
+func (in *taskInput) stopped() bool {
+	return in.blocked || in.waits || in.source != nil && in.source.stands()
+}
 
 func (t *task) limit(ev evLimit) {
 	for _, in := range t.inputs {
@@ -73,6 +75,9 @@ func (t *task) limit(ev evLimit) {
 			at = s.position
 		}
 		s.hold.limit, s.hold.token, s.hold.told = at, ev.token, false
+		if r := s.rules; r != nil && r.loading {
+			r.stand, r.standAt, s.hold.limit = true, at, noLimit
+		}
 		t.reached(s)
 	}
 }
@@ -89,6 +94,9 @@ func (t *task) unlimit(ev evUnlimit) {
 	for _, in := range t.inputs {
 		if in.source != nil && in.source.hold.token == ev.token {
 			in.source.hold.limit = noLimit
+			if in.source.rules != nil {
+				in.source.rules.stand = false
+			}
 		}
 	}
 }

@@ -25,15 +25,20 @@ type recorder struct {
 	acks       []func(error)
 	refuse     error
 	clock      time.Time
+	told       []ctlEvent
 }
 
 func (h *recorder) send(int, int, *frame) error { panic("a single task sends nothing") }
-func (h *recorder) consumed(input int)          { h.consumedBy = append(h.consumedBy, input) }
-func (h *recorder) snapshot(s *taskSnapshot)    { h.snapshots = append(h.snapshots, s) }
-func (h *recorder) wake(t time.Time)            { h.wakeAt = t }
-func (h *recorder) dirty(int)                   { h.dirtied++ }
-func (h *recorder) notify(ctlEvent)             {}
-func (h *recorder) now() time.Time              { return h.clock }
+func (h *recorder) over() bool                  { return false }
+func (h *recorder) call(time.Duration, func() Where, func(context.Context) event) {
+	panic("no task of these tests calls")
+}
+func (h *recorder) consumed(input int)       { h.consumedBy = append(h.consumedBy, input) }
+func (h *recorder) snapshot(s *taskSnapshot) { h.snapshots = append(h.snapshots, s) }
+func (h *recorder) wake(t time.Time)         { h.wakeAt = t }
+func (h *recorder) dirty(int)                { h.dirtied++ }
+func (h *recorder) notify(ev ctlEvent)       { h.told = append(h.told, ev) }
+func (h *recorder) now() time.Time           { return h.clock }
 func (h *recorder) publish(_ context.Context, _ string, m Message, done func(error)) error {
 	if h.refuse != nil {
 		return h.refuse
@@ -311,5 +316,26 @@ func TestTailIsTheLastEight(t *testing.T) {
 	tail := h.snapshots[0].sources[0].Tail
 	if len(tail) != tailSize || tail[0] != got[1] || tail[7].Seq != 27 {
 		t.Errorf("tail after a restore: %+v", tail)
+	}
+}
+
+// A source that was to stand at a sequence of a stream that is another one now stands where that one begins: a stop must not wait for
+// what never comes.
+func TestALimitOutlivesItsStream(t *testing.T) {
+	task, h := single(t, two(), nil)
+	step(t, task, batchOf(0, 10, rec("a", "a10")), evLimit{token: 3, at: map[string]uint64{"a": 500, "b": 0}})
+	again := batchOf(0, 1, rec("a", "other"))
+	again.batch.Reset = true
+	step(t, task, again)
+	if want := []ctlEvent{ctlHeld{token: 3, source: "b"}, ctlHeld{token: 3, source: "a"}}; !slices.Equal(h.told, want) {
+		t.Fatalf("the attempt was told %v", h.told)
+	}
+	step(t, task, evTrigger{checkpoint: 1, nonce: testNonce, inject: true})
+	if got := staged(h.snapshots[0], "out"); !slices.Equal(got, []string{"a10"}) {
+		t.Errorf("while it stands the checkpoint has %v", got)
+	}
+	step(t, task, evCommitted{1}, evUnlimit{token: 3}, evTrigger{checkpoint: 2, nonce: testNonce, inject: true})
+	if got := staged(h.snapshots[1], "out"); !slices.Equal(got, []string{"other"}) {
+		t.Errorf("behind the hold the checkpoint has %v", got)
 	}
 }

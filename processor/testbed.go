@@ -20,6 +20,12 @@ type TestbedConfig struct {
 	Params      map[string]any // zero: the defaults
 	Start       time.Time      // the processing time at the beginning; zero: 2000-01-01 UTC
 	From        *TestSnapshot  // zero: empty state
+	// Tables are what operators look up, by bucket: the tenant's rows, or those of all tenants. Zero: no rows.
+	Tables map[string]*TableRows
+	// HoldCalls lets the calls of Async wait for Complete. Else they are made at once, one after the other.
+	HoldCalls bool
+
+	bind func(*Bindings) // what a test changes of them; nil: nothing
 }
 
 // TestSnapshot is the state and the source positions of a Testbed at one moment.
@@ -45,6 +51,7 @@ type Testbed struct {
 	positions  map[string]barriers.Source
 	taken      map[string][]Message
 	queue      []bedEvent
+	calls      []bedCall
 	snapshots  []*taskSnapshot
 }
 
@@ -74,9 +81,13 @@ func NewTestbed(t *Topology, cfg TestbedConfig) (*Testbed, error) {
 	}
 	needs := t.Needs(cfg.Job, tenants.DefaultNamespace)
 	quota := tenants.Quota{}.WithDefaults()
+	bindings := bedBindings(needs)
+	if cfg.bind != nil {
+		cfg.bind(&bindings)
+	}
 	b.plan, err = newPlan(t, planConfig{
 		Job: cfg.Job, Prefix: tenants.DefaultNamespace.Prefix(cfg.Job.Tenant), Parallelism: cfg.Parallelism, KeyGroups: b.cfg.KeyGroups,
-		Params: params, Bindings: bedBindings(needs), Epoch: 1, Nonce: bedNonce,
+		Params: params, Bindings: bindings, Tables: bedTables(needs, cfg.Tables), Epoch: 1, Nonce: bedNonce,
 		MaxKeyBytes: quota.KeyBytes, MaxStateBytes: quota.StateBytes, MaxPendingBytes: quota.PendingBytes,
 	})
 	if err != nil {
@@ -92,6 +103,11 @@ func bedBindings(needs Needs) Bindings {
 	var out Bindings
 	ns := tenants.DefaultNamespace
 	for _, s := range needs.Sources {
+		if s.Bucket != "" {
+			keys := s.Keys(needs.Job.Tenant)
+			out.Sources = append(out.Sources, SourceBinding{Source: s.Source, Stream: keys.Stream, Created: 1, Filter: keys.Filter(), Prefix: keys.Prefix})
+			continue
+		}
 		out.Sources = append(out.Sources, SourceBinding{Source: s.Source, Stream: s.Source, Created: 1, Filter: ns.Absolute(needs.Job.Tenant, string(s.Filter))})
 	}
 	for _, s := range needs.Sinks {
@@ -103,6 +119,18 @@ func bedBindings(needs Needs) Bindings {
 			b.Marker = ns.Marker(needs.Job, s.Sink)
 		}
 		out.Sinks = append(out.Sinks, b)
+	}
+	return out
+}
+
+// bedTables returns the rows that each operator looks up.
+func bedTables(needs Needs, buckets map[string]*TableRows) map[string]*TableRows {
+	out := make(map[string]*TableRows, len(needs.Tables))
+	for _, n := range needs.Tables {
+		out[n.Operator] = buckets[n.Bucket]
+		if out[n.Operator] == nil {
+			out[n.Operator] = &TableRows{}
+		}
 	}
 	return out
 }
@@ -165,7 +193,7 @@ func (b *Testbed) settle() error {
 				b.queue = append(b.queue, bedEvent{i, evContinue{}})
 			}
 		}
-		if len(b.queue) == 0 {
+		if len(b.queue) == 0 && !b.answer() {
 			break
 		}
 	}
@@ -325,10 +353,9 @@ func (b *Testbed) Metrics() TaskMetrics {
 // State returns the backends of an operator's subtasks, to be read with descriptors after SetKey.
 func (b *Testbed) State(operator, key string) (*state.Backend, error) {
 	group := state.KeyGroup(key, b.cfg.KeyGroups)
-	subtask := state.SubtaskOf(group, b.cfg.Parallelism, b.cfg.KeyGroups)
 	for _, t := range b.plan.tasks {
 		for _, s := range t.stateful() {
-			if s.operator == operator && s.subtask == subtask {
+			if s.operator == operator && s.subtask == state.SubtaskOf(group, s.of, b.cfg.KeyGroups) {
 				s.backend.SetKey(key)
 				return s.backend, nil
 			}
@@ -365,4 +392,5 @@ func (h *bedHost) publish(_ context.Context, stream string, m Message, done func
 
 func (h *bedHost) dirty(int)       {}
 func (h *bedHost) notify(ctlEvent) {}
+func (h *bedHost) over() bool      { return false }
 func (h *bedHost) now() time.Time  { return h.bed.now }

@@ -25,6 +25,9 @@ func (t *task) tick(now time.Time) {
 			in.source.clock.tick(now, t.waiting(i))
 		}
 	}
+	for _, a := range t.asyncs {
+		a.tick(now)
+	}
 	t.tickAt, t.ticking = now, len(t.timers) > 0
 	for _, o := range t.timers {
 		// A timer function that sets timers for the past must not keep the task: those wait for the next tick.
@@ -42,9 +45,15 @@ func (t *task) waiting(input int) bool {
 	return ok && h.waiting(input)
 }
 
-// fireTimers fires what the last tick made due, as far as the step's budget reaches. It reports whether nothing is left.
+// fireTimers fires what the last tick made due, as far as the step's budget reaches, but for what is above an Async that is full. It
+// reports whether nothing else is left.
 func (t *task) fireTimers() bool {
+	above := false
 	for _, o := range t.timers {
+		if o.left > 0 && o.pc.time.id < t.full {
+			above = true
+			continue
+		}
 		timers := o.pc.backend.Timers()
 		for o.left > 0 {
 			if t.budget <= 0 || t.err != nil {
@@ -60,7 +69,7 @@ func (t *task) fireTimers() bool {
 			t.fire(o.pc, o.fire, key, at)
 		}
 	}
-	t.ticking = false
+	t.ticking = above
 	return true
 }
 
@@ -78,23 +87,31 @@ func (t *task) fire(pc *opContext, fn func(at time.Time) error, key string, at i
 
 // rearm asks the host to wake the task when its first timer is due, or a source may be idle.
 func (t *task) rearm() {
-	if t.ticking {
+	if t.ticking && len(t.asyncs) == 0 {
 		return // when the tick is over
 	}
-	t.timersMoved = false
+	t.timersMoved = t.ticking
 	var at time.Time
 	earlier := func(x time.Time) {
 		if at.IsZero() || x.Before(at) {
 			at = x
 		}
 	}
+	for _, a := range t.asyncs {
+		if x := a.wakeAt(); !x.IsZero() {
+			earlier(x)
+		}
+	}
 	for _, o := range t.timers {
+		if t.ticking {
+			break // when the tick is over
+		}
 		if first, ok := o.pc.backend.Timers().Next(state.ProcessingTime); ok {
 			earlier(time.Unix(0, first))
 		}
 	}
 	for _, in := range t.inputs {
-		if in.source == nil {
+		if in.source == nil || t.ticking {
 			continue
 		}
 		if x := in.source.clock.idleAt(); !x.IsZero() {

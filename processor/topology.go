@@ -26,6 +26,11 @@ const (
 	KindWindow     Kind = "window"
 	KindJoin       Kind = "join"
 	KindJoinInput  Kind = "joininput" // one side of a join, before they meet
+	KindLookup     Kind = "lookup"
+	KindRules      Kind = "rules"
+	KindRulesInput Kind = "rulesinput" // what brings rules to one Broadcast
+	KindBroadcast  Kind = "broadcast"
+	KindAsync      Kind = "async"
 	KindUnion      Kind = "union"
 	KindSideOutput Kind = "sideoutput"
 	KindSink       Kind = "sink"
@@ -47,9 +52,11 @@ type node struct {
 	source  *sourceDecl
 	process *processDecl
 	sink    *sinkDecl
+	table   *tableDecl
 	tag     outputTag // sideoutput: which
 	keyOf   any       // keyby: func(T) string
 	joined  bool      // keyby: a join has taken its place
+	flights int       // async: how many elements a subtask may have in flight
 
 	// collect makes the operator's function in one task: func(In), or func(string, In) behind a KeyBy.
 	collect func(a *assembly, n *node) any
@@ -113,9 +120,15 @@ func (t *Topology) hash() string {
 		}
 		if n.source != nil {
 			fmt.Fprintf(h, " %q %q %q", n.source.stream, n.source.filters, n.source.codec)
+			if n.source.bucket != "" {
+				fmt.Fprintf(h, " %q %t", n.source.bucket, n.source.shared)
+			}
 		}
 		if n.sink != nil {
 			fmt.Fprintf(h, " %q %q %t", n.sink.stream, n.sink.bucket, n.sink.atLeastOnce)
+		}
+		if n.table != nil {
+			fmt.Fprintf(h, " %q %q %t", n.table.bucket, n.table.codec, n.table.shared)
 		}
 		if n.process != nil {
 			for _, d := range n.process.states {
@@ -137,6 +150,7 @@ type OperatorInfo struct {
 	States   []state.StateInfo
 	Params   []string
 	Tags     []string
+	Table    string // the KV bucket that a lookup reads
 }
 
 // Operators describes the operators in the order of their declaration.
@@ -146,6 +160,9 @@ func (t *Topology) Operators() []OperatorInfo {
 		o := OperatorInfo{Name: n.label(), Kind: n.kind, Declared: n.at}
 		for _, in := range n.inputs {
 			o.Inputs = append(o.Inputs, in.label())
+		}
+		if n.table != nil {
+			o.Table = n.table.bucket
 		}
 		if p := n.process; p != nil {
 			for _, d := range p.states {
@@ -224,12 +241,16 @@ func (t *Topology) Needs(job tenants.JobID, ns tenants.Namespace) Needs {
 	needs := Needs{Job: job}
 	for _, n := range t.nodes {
 		switch {
+		case n.kind == KindRules:
+			needs.Sources = append(needs.Sources, n.source.rulesNeed(n.name))
 		case n.source != nil:
 			needs.Sources = append(needs.Sources, SourceNeed{
 				Source: n.name, Stream: n.source.stream, Filter: n.source.cover, Filters: n.source.filters, InStream: n.source.barriers == BarriersInStream,
 			})
 		case n.sink != nil:
 			needs.Sinks = append(needs.Sinks, n.sink.need(n.name, job, ns))
+		case n.table != nil:
+			needs.Tables = append(needs.Tables, TableNeed{Operator: n.name, Bucket: n.table.bucket, Shared: n.table.shared})
 		}
 	}
 	needs.Sinks = append(needs.Sinks, SinkNeed{Sink: deadLetterSink, DeadLetters: true})

@@ -55,6 +55,8 @@ type ReaderSpec struct {
 	Tail []barriers.Fingerprint
 	// AllowDataLoss goes on where the stream was recreated, rolled back or trimmed, from the nearest existing record.
 	AllowDataLoss bool
+	// Compacted says that records may be removed before they are read, as a bucket's are: that is no loss.
+	Compacted bool
 	// BatchRecords and BatchBytes bound one batch.
 	BatchRecords int
 	BatchBytes   int
@@ -74,9 +76,11 @@ type SourceBinding struct {
 	Created  int64  // unix nanoseconds
 	Filter   string // absolute, one subject
 	FirstSeq uint64
-	LastSeq  uint64
+	LastSeq  uint64 // of a bucket: the last record that is the source's
 	// Barrier is the subject for in-stream barriers; empty when the stream was not created by Weir and the job did not choose them.
 	Barrier string
+	// Prefix is what the subjects of a bucket's keys begin with: "$KV.rules.acme."; empty: it is no bucket.
+	Prefix string
 }
 
 // SinkBinding is a sink resolved against the broker.
@@ -99,6 +103,8 @@ type SourceNeed struct {
 	Filter   tenants.Filter
 	Filters  []tenants.Filter // what it passes on of what Filter covers
 	InStream bool             // barriers are to be published into it even if Weir did not create it
+	Bucket   string           // of rules: the KV bucket that it reads, see Keys; then all of the above but Source are empty
+	Shared   bool             // all of the bucket
 }
 
 // SinkNeed says what a sink needs.
@@ -121,12 +127,14 @@ type Needs struct {
 	Job     tenants.JobID
 	Sources []SourceNeed
 	Sinks   []SinkNeed
+	Tables  []TableNeed
 }
 
 // Bindings is the answer to Needs.
 type Bindings struct {
 	Sources []SourceBinding
 	Sinks   []SinkBinding
+	Tables  []TableBinding
 }
 
 // Finding is one line of a dry run: what is there, what is needed, and how to get it.
@@ -149,6 +157,10 @@ type Transport interface {
 	Bind(ctx context.Context, needs Needs) (Bindings, error)
 	// OpenReader validates the stream against the spec (a *StreamError says what is wrong) and starts reading.
 	OpenReader(ctx context.Context, spec ReaderSpec) (Reader, error)
+	// OpenTable returns a copy of the rows that holds, at least, everything up to the bucket's last revision at the time of the call.
+	OpenTable(ctx context.Context, job tenants.JobID, table TableBinding) (TableCopy, error)
+	// Subjects lists the subjects under a filter of which a stream has messages.
+	Subjects(ctx context.Context, stream, filter string) ([]string, error)
 	// PublishBarrier publishes a barrier on subject of the stream; the expected stream is set. Best effort.
 	PublishBarrier(ctx context.Context, stream, subject string, payload []byte) error
 	// PublishPart publishes messages and their marker as one atomic batch, see barriers.OpPublish. It may put several jobs' parts

@@ -42,6 +42,7 @@ type timeline struct {
 	to    []*timeline
 	sends []marker // exchanges below
 	fire  func(wm int64, budget int) (fired int)
+	gate  func(wm int64, idle bool) (int64, bool) // not nil: what of it the operators below may be told for now
 	dirty bool
 }
 
@@ -84,6 +85,9 @@ func (a *assembly) wireTime() {
 		heads[in.head] = append(heads[in.head], in.time)
 	}
 	for _, n := range a.plan.topology.nodes { // in topological order
+		if n.kind == KindRules || n.kind == KindRulesInput {
+			continue // without time
+		}
 		from := heads[n]
 		if from == nil {
 			for _, in := range n.inputs {
@@ -154,7 +158,11 @@ func (tl *timeline) pass() bool {
 		}
 	}
 	tl.dirty = false
-	tl.tell(tl.watermark, idle)
+	wm := tl.watermark
+	if tl.gate != nil {
+		wm, idle = tl.gate(wm, idle)
+	}
+	tl.tell(wm, idle)
 	return true
 }
 
@@ -212,10 +220,18 @@ func recordWatermark(wm int64) *int64 {
 
 // fireDue fires what is due in the task, in the order of the graph, as far as the step's budget reaches.
 func (t *task) fireDue() {
+	if t.loading > 0 {
+		return
+	}
 	if t.ticking && !t.fireTimers() {
 		return
 	}
+	above := false
 	for _, tl := range t.timelines {
+		if tl.dirty && tl.id < t.full {
+			above = true
+			continue
+		}
 		if tl.dirty && !tl.pass() {
 			return
 		}
@@ -223,15 +239,20 @@ func (t *task) fireDue() {
 			return
 		}
 	}
-	t.firing = false
+	t.firing = above || t.full != 0
 }
 
 // busy reports whether something due is left to fire: then data waits.
-func (t *task) busy() bool { return t.firing || t.ticking }
+func (t *task) busy() bool { return (t.firing || t.ticking) && t.loading == 0 }
+
+// mayCut reports whether sources may cut for a checkpoint that was deferred.
+func (t *task) mayCut() bool {
+	return t.loading == 0 && (!t.finished || !t.busy() && t.calls() == 0)
+}
 
 // unfinished reports whether the host must step the task again at once, with evContinue if there is nothing else.
 func (t *task) unfinished() bool {
-	return t.err == nil && (t.busy() || !t.greeted || t.deferred != nil)
+	return t.err == nil && (!t.greeted || t.canGoOn() || t.deferred != nil && t.mayCut())
 }
 
 // finish ends event time: every source's watermark becomes the final one, which fires everything there is. Nothing is read after.

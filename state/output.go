@@ -32,7 +32,8 @@ type Output struct {
 	bytes  int64 // of all frames that are to be published
 	sealed bool
 
-	latest map[string]place // upsert: where the last message of each subject is; nil: not upsert
+	latest map[string]int // upsert: the number in places of the last message of each subject; nil: not upsert
+	places []place
 	dead   int64
 }
 
@@ -56,7 +57,7 @@ type OutputMessage struct {
 func NewOutput() *Output { return &Output{} }
 
 // NewUpsertOutput returns an empty output that keeps the last message of each subject.
-func NewUpsertOutput() *Output { return &Output{latest: map[string]place{}} }
+func NewUpsertOutput() *Output { return &Output{latest: map[string]int{}} }
 
 // Len returns the number of messages.
 func (o *Output) Len() int { return o.msgs }
@@ -114,11 +115,13 @@ func (o *Output) room(size int) *chunk {
 func (o *Output) supersede(at int) {
 	last := len(o.chunks) - 1
 	subject, _ := frameSubject(o.chunks[last].data[at:])
-	old, ok := o.latest[subject]
-	o.latest[subject] = place{last, at}
+	n, ok := o.latest[subject]
 	if !ok {
+		o.locate(subject, place{last, at})
 		return
 	}
+	old := o.places[n]
+	o.places[n] = place{last, at}
 	c := &o.chunks[old.chunk]
 	_, size := frameSubject(c.data[old.at:])
 	c.data[old.at] = flagDead
@@ -132,11 +135,18 @@ func (o *Output) supersede(at int) {
 	}
 }
 
+// locate notes where the first message of a subject is. The subject may lie in a message that is replaced later: its bytes stay.
+func (o *Output) locate(subject string, at place) {
+	o.latest[subject] = len(o.places)
+	o.places = append(o.places, at)
+}
+
 // compact moves the live messages of an upsert output together.
 func (o *Output) compact() {
 	old := o.chunks
 	o.chunks, o.msgs, o.bytes, o.dead = nil, 0, 0, 0
 	clear(o.latest)
+	o.places = o.places[:0]
 	for i := range old {
 		for b := old[i].data; len(b) > 0; {
 			_, size := frameSubject(b)
@@ -158,7 +168,7 @@ func (o *Output) copyFrame(frame []byte) {
 	o.bytes += int64(len(frame))
 	if o.latest != nil {
 		subject, _ := frameSubject(c.data[at:])
-		o.latest[subject] = place{len(o.chunks) - 1, at}
+		o.locate(subject, place{len(o.chunks) - 1, at})
 	}
 }
 

@@ -48,6 +48,21 @@ func TestOutputModel(t *testing.T) {
 			if o.Len() != len(want) || !same(got, want[min(n, len(want)):]) {
 				t.Fatalf("from %d: %v of %d, want %v", n, got, o.Len(), want)
 			}
+			r := NewOutputReader(o)
+			for range 3 {
+				n := rapid.IntRange(0, len(want)).Draw(t, "piece from")
+				upTo := rapid.IntRange(n, len(want)).Draw(t, "piece up to")
+				got := got[:0]
+				for m := range r.From(n) {
+					if n+len(got) == upTo {
+						break
+					}
+					got = append(got, m)
+				}
+				if r.Len() != len(want) || !same(got, want[n:upTo]) {
+					t.Fatalf("piece [%d, %d): %v, want %v", n, upTo, got, want[n:upTo])
+				}
+			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"append": func(t *rapid.T) {
@@ -197,4 +212,33 @@ func FuzzOutput(f *testing.F) {
 			t.Fatal("a bare block was taken for an object")
 		}
 	})
+}
+
+// Pieces of an output that is longer than the reader's stride, in the order of a release: each is looked at twice.
+func TestOutputReaderReadsPiecesInAnyOrder(t *testing.T) {
+	for _, upsert := range []bool{false, true} {
+		o := NewOutput()
+		if upsert {
+			o = NewUpsertOutput()
+		}
+		const n = 20 * readerStride
+		for i := range 2 * n {
+			if err := o.Append(fmt.Sprint("s", i%n), nil, bytes.Repeat([]byte{byte(i)}, 100)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o.Seal()
+		want, r := messages(o), NewOutputReader(o)
+		for _, from := range []int{0, 0, 63, 64, 65, 1000, 999, len(want) - 1, len(want), 5, 700} {
+			var got []OutputMessage
+			for m := range r.From(from) {
+				if got = append(got, m); len(got) == 150 {
+					break
+				}
+			}
+			if !same(got, want[from:min(from+150, len(want))]) {
+				t.Errorf("upsert %t: the piece from %d is another one", upsert, from)
+			}
+		}
+	}
 }

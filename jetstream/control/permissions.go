@@ -40,7 +40,7 @@ type PermissionConfig struct {
 	Namespace tenants.Namespace
 	// Tenants are those a worker works for, beside the one that is asked for; none at all: every tenant.
 	Tenants []tenants.ID
-	// Buckets are the KV buckets that a worker's KV sinks write to.
+	// Buckets are the KV buckets that a worker's KV sinks write to. Those that lookups read need not be named.
 	Buckets []string
 	// SharedBuckets says that snapshots lie in shared buckets (jetstream.Config.SharedBuckets).
 	SharedBuckets bool

@@ -17,6 +17,10 @@ type HarnessConfig struct {
 	Parallelism int            // subtasks of the keyed operators; zero: 1
 	Params      map[string]any // the tenant's parameters; zero: the defaults
 	Start       time.Time      // the processing time at the beginning; zero: 2000-01-01 UTC
+	// Tables are the rows of KV buckets that operators look up, by bucket and key. PutRow and DeleteRow change them.
+	Tables map[string]map[string]string
+	// HoldCalls lets calls of processor.Async wait for Complete. Else they are made at once; a failed one is made again with Advance.
+	HoldCalls bool
 }
 
 // Harness tests an operator, or a few, without codecs, broker or time: push elements, advance the processing time and the
@@ -31,6 +35,7 @@ type Harness[In, Out any] struct {
 	decoded  uint64
 	next     uint64
 	out      *Collected[Out]
+	tables   *tables
 }
 
 const (
@@ -41,7 +46,7 @@ const (
 // NewHarness builds the operators under test: build gets the stream of pushed elements and returns the one to read. Side
 // outputs are read with Collect, called inside build.
 func NewHarness[In, Out any](build func(in processor.Stream[In]) processor.Stream[Out], cfg HarnessConfig) (*Harness[In, Out], error) {
-	h := &Harness[In, Out]{cfg: cfg, in: map[uint64]In{}, at: map[uint64]time.Time{}}
+	h := &Harness[In, Out]{cfg: cfg, in: map[uint64]In{}, at: map[uint64]time.Time{}, tables: newTables(cfg.Tables)}
 	b := processor.NewBuilder("harness")
 	in := processor.From(b, harnessSource, processor.SourceSpec[In]{
 		Filters: []tenants.Filter{harnessSource},
@@ -58,8 +63,9 @@ func NewHarness[In, Out any](build func(in processor.Stream[In]) processor.Strea
 }
 
 func (h *Harness[In, Out]) begin(from *processor.TestSnapshot) (err error) {
+	h.tables.cover(h.topology)
 	h.bed, err = processor.NewTestbed(h.topology, processor.TestbedConfig{
-		Job: tenants.JobID{Tenant: "test", Name: "harness"}, Parallelism: h.cfg.Parallelism, Params: h.cfg.Params, Start: h.cfg.Start, From: from,
+		Job: tenants.JobID{Tenant: "test", Name: "harness"}, Parallelism: h.cfg.Parallelism, Params: h.cfg.Params, Start: h.cfg.Start, From: from, HoldCalls: h.cfg.HoldCalls, Tables: h.tables.rows,
 	})
 	if err != nil {
 		return fmt.Errorf("starting the operators under test: %w", err)

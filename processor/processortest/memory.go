@@ -28,6 +28,7 @@ type Memory struct {
 	seq     uint64 // of records
 	objects map[string]memoryObject
 	beats   map[string]uint64
+	tables  map[memoryTableKey]*memoryTable
 
 	intents  map[tenants.JobID]memoryRecord
 	intended chan struct{} // closed and replaced whenever an intent changes
@@ -59,7 +60,7 @@ func NewMemory(ns tenants.Namespace, clock func() time.Time) *Memory {
 	}
 	return &Memory{
 		ns: ns, clock: clock, changed: make(chan struct{}), streams: map[string]*memoryStream{},
-		records: map[string]memoryRecord{}, objects: map[string]memoryObject{}, beats: map[string]uint64{},
+		records: map[string]memoryRecord{}, objects: map[string]memoryObject{}, beats: map[string]uint64{}, tables: map[memoryTableKey]*memoryTable{},
 		intents: map[tenants.JobID]memoryRecord{}, intended: make(chan struct{}),
 	}
 }
@@ -110,6 +111,7 @@ func (m *Memory) append(s *memoryStream, msg processor.Message) uint64 {
 		Subject: msg.Subject, Data: slices.Clone(msg.Data), Header: msg.Header, Seq: seq, Time: m.clock().UnixNano(),
 	})
 	s.last[msg.Subject] = seq
+	m.follow(s, s.messages[len(s.messages)-1])
 	close(m.changed)
 	m.changed = make(chan struct{})
 	return seq
@@ -150,6 +152,14 @@ func (m *Memory) Bind(_ context.Context, needs processor.Needs) (processor.Bindi
 	var b processor.Bindings
 	tenant := needs.Job.Tenant
 	for _, n := range needs.Sources {
+		if n.Bucket != "" {
+			rules, err := m.bindRules(needs.Job, n)
+			if err != nil {
+				return b, err
+			}
+			b.Sources = append(b.Sources, rules)
+			continue
+		}
 		filter := m.ns.Absolute(tenant, string(n.Filter))
 		s := m.resolve(n.Stream, m.ns.Prefix(tenant)+"probe", tenant)
 		b.Sources = append(b.Sources, processor.SourceBinding{
@@ -159,6 +169,13 @@ func (m *Memory) Bind(_ context.Context, needs processor.Needs) (processor.Bindi
 	}
 	for _, n := range needs.Sinks {
 		b.Sinks = append(b.Sinks, m.bindSink(needs.Job, n))
+	}
+	for _, n := range needs.Tables {
+		t, err := m.bindTable(needs.Job, n)
+		if err != nil {
+			return b, err
+		}
+		b.Tables = append(b.Tables, t)
 	}
 	return b, nil
 }

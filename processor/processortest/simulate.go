@@ -2,6 +2,8 @@ package processortest
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/tenants"
@@ -12,6 +14,9 @@ type Input struct {
 	Subject string // relative to the tenant
 	Header  map[string][]string
 	Data    []byte
+	// Bucket is the KV bucket that the message goes to instead of the tenant's stream. Subject is then the key, as Simulation.Buckets has it,
+	// and without Data it is deleted.
+	Bucket string
 }
 
 // Simulation runs a whole topology for one tenant on a broker in memory, on several workers that crash, stall and take the job
@@ -24,6 +29,8 @@ type Simulation struct {
 	Tenant   tenants.ID // zero: "test"
 	Job      processor.JobConfig
 	Inputs   []Input
+	// Buckets are the KV buckets that exist, with what they hold at the beginning. Keys are whole ones: "test.apples" for a tenant's row.
+	Buckets map[string]map[string]string
 	// Seed decides everything. Print it when a check fails.
 	Seed uint64
 	// Workers that contend for the job. Zero: 2.
@@ -49,13 +56,29 @@ func (s Simulation) Run() (*SimulationRun, error) {
 	clock := processor.NewSimulationClock()
 	run := &SimulationRun{Broker: NewMemory(tenants.DefaultNamespace, clock.Now), tenant: s.Tenant}
 	run.Broker.AddStream(string(s.Tenant), string(s.Tenant)+".>")
+	for _, bucket := range slices.Sorted(maps.Keys(s.Buckets)) {
+		run.Broker.AddBucket(bucket)
+		for _, key := range slices.Sorted(maps.Keys(s.Buckets[bucket])) {
+			if _, err := run.Broker.PutKey(bucket, key, []byte(s.Buckets[bucket][key])); err != nil {
+				return run, err
+			}
+		}
+	}
 	cfg := processor.SimulationConfig{
 		Seed: s.Seed, Broker: run.Broker, Clock: clock, Topology: s.Topology, Tenant: s.Tenant, Job: s.Job,
 		Workers: s.Workers, Faults: s.Faults, Controls: s.Controls,
 	}
 	for _, in := range s.Inputs {
-		cfg.Inputs = append(cfg.Inputs, func() error {
-			_, err := run.Broker.PublishTo(tenants.DefaultNamespace.Absolute(s.Tenant, in.Subject), in.Header, in.Data)
+		cfg.Inputs = append(cfg.Inputs, func() (err error) {
+			switch {
+			case in.Bucket != "" && in.Data == nil:
+				_, err = run.Broker.DeleteKey(in.Bucket, in.Subject)
+				return err
+			case in.Bucket != "":
+				_, err = run.Broker.PutKey(in.Bucket, in.Subject, in.Data)
+				return err
+			}
+			_, err = run.Broker.PublishTo(tenants.DefaultNamespace.Absolute(s.Tenant, in.Subject), in.Header, in.Data)
 			return err
 		})
 	}
