@@ -78,6 +78,16 @@ var bidCodec = codec.New("json",
 		return w.b, w.err
 	}, codec.JSON[Bid]().Decode)
 
+// bidsCodec is for the state of q19, which changes with most bids.
+var bidsCodec = codec.New("json",
+	func(dst []byte, bids []*Bid) ([]byte, error) {
+		w := writer{b: append(dst, '[')}
+		for i, b := range bids {
+			w.bid([]string{"", ","}[min(i, 1)], b)
+		}
+		return append(w.b, ']'), w.err
+	}, codec.JSON[[]*Bid]().Decode)
+
 // rankedCodec is for ranked bids: q19 emits several with each bid.
 var rankedCodec = codec.New("json",
 	func(dst []byte, r Ranked) ([]byte, error) {

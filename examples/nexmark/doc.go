@@ -8,6 +8,7 @@
 //
 // The queries are q0 to q22 of nexmark-flink without q10 (which writes files). SQL over an unbounded stream emits changes; what ours
 // emit is said at each query and in Query.Emits. The times that appear in results are milliseconds since 1970, as in the events.
+// q13 reads a KV bucket beside the stream, see SideInput.
 //
 // Invariant: an event is a pure function of the Config and its ID, on any machine and in any order. Events are published in the
 // order of their position; Generator.ID says which event is at a position.

@@ -46,6 +46,7 @@ func Queries() []Query {
 		{"q9", "Winning bids", EmitsOnClose, winningBids},
 		{"q11", "User sessions", EmitsOnClose, userSessions},
 		{"q12", "Processing time windows", EmitsOnClose, processingTime},
+		{"q13", "Bounded side input join", EmitsRows, sideInput},
 		{"q14", "Calculation", EmitsRows, calculation},
 		{"q15", "Bidding statistics report", EmitsChanges, report},
 		{"q16", "Channel statistics report", EmitsChanges, channelReport},

@@ -1,7 +1,6 @@
 package nexmark
 
 import (
-	"slices"
 	"time"
 
 	"github.com/weirstream/weir/processor"
@@ -184,7 +183,7 @@ type Ranked struct {
 
 const ranks = 10
 
-var top = state.NewValue[[]*Bid]("top")
+var top = state.NewValue[[]*Bid]("top", state.Codec(bidsCodec))
 
 // topBids is q19: the ten highest bids of every auction; of equal ones the one published first is higher.
 //
@@ -204,13 +203,15 @@ func topBids(outOfOrder time.Duration) (*processor.Topology, error) {
 		if at == ranks {
 			return nil
 		}
-		list = slices.Insert(slices.Clone(list), at, b) // a snapshot may be reading the old one
-		list = list[:min(len(list), ranks)]
-		for i := at; i < len(list); i++ {
-			b := list[i]
+		longer := make([]*Bid, min(len(list)+1, ranks)) // a snapshot may be reading the old one
+		copy(longer, list[:at])
+		longer[at] = b
+		copy(longer[at+1:], list[at:])
+		for i := at; i < len(longer); i++ {
+			b := longer[i]
 			pc.Emit(Ranked{b.Auction, b.Bidder, b.Price, b.Channel, b.URL, b.DateTime, b.Extra, int64(i + 1)})
 		}
-		return top.Set(pc, list)
+		return top.Set(pc, longer)
 	}, processor.Uses(top))
 	update(ranked, "q19", func(r Ranked) string { return ids(r.Auction, r.Rank) }, rankedCodec)
 	return b.Build()

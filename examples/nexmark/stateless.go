@@ -1,6 +1,7 @@
 package nexmark
 
 import (
+	"iter"
 	"strings"
 	"time"
 
@@ -56,6 +57,50 @@ func selection(outOfOrder time.Duration) (*processor.Topology, error) {
 	some := processor.Filter(bidsOf(from(b, outOfOrder)), "some", func(b *Bid) bool { return b.Auction%123 == 0 })
 	offers := processor.Map(some, "offers", func(b *Bid) Offer { return Offer{b.Auction, b.Price} })
 	publish(offers, "q2", codec.JSON[Offer]())
+	return b.Build()
+}
+
+// Sided is a bid with a row of the side input.
+type Sided struct {
+	Auction  int64  `json:"auction"`
+	Bidder   int64  `json:"bidder"`
+	Price    int64  `json:"price"`
+	DateTime Millis `json:"dateTime"`
+	Value    string `json:"value"`
+}
+
+// SideBucket is the KV bucket of the side input, the same for every tenant: what SideInput says must be in it before q13 is deployed.
+const SideBucket = "nexmark_side"
+
+// sideRows is how many rows the side input has.
+const sideRows = 10_000
+
+// SideInput returns the rows of the side input: 0 to 9999.
+func SideInput() iter.Seq2[string, string] {
+	return func(yield func(key, value string) bool) {
+		for i := range int64(sideRows) {
+			if !yield(id(i), "row "+id(i*i%sideRows)) {
+				return
+			}
+		}
+	}
+}
+
+// sideInput is q13: every bid with the row of a bounded side input, a KV bucket.
+//
+//	SELECT B.auction, B.bidder, B.price, B.dateTime, S.value
+//	FROM bid B JOIN side_input FOR SYSTEM_TIME AS OF B.p_time AS S ON MOD(B.auction, 10000) = S.key
+func sideInput(outOfOrder time.Duration) (*processor.Topology, error) {
+	b := processor.NewBuilder("q13")
+	side := processor.TableSpec[string]{Bucket: SideBucket, Codec: codec.String(), Shared: true}
+	joined := processor.Lookup(bidsOf(from(b, outOfOrder)), "side-input", side, func(b *Bid) string { return id(b.Auction % sideRows) },
+		func(b *Bid, row processor.Row[string], emit func(Sided)) error {
+			if row.Found {
+				emit(Sided{b.Auction, b.Bidder, b.Price, b.DateTime, row.Value})
+			}
+			return nil
+		})
+	publish(joined, "q13", codec.JSON[Sided]())
 	return b.Build()
 }
 

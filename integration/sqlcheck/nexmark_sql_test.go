@@ -7,6 +7,7 @@ CREATE TABLE auction (seq INTEGER, id INTEGER, itemName TEXT, description TEXT, 
 CREATE TABLE bid     (seq INTEGER, auction INTEGER, bidder INTEGER, price INTEGER, channel TEXT, url TEXT, dateTime INTEGER,
                       extra TEXT, processed INTEGER);
 CREATE TABLE event   (seq INTEGER PRIMARY KEY, dateTime INTEGER);
+CREATE TABLE side_input (key INTEGER PRIMARY KEY, value TEXT);
 CREATE INDEX bid_auction ON bid (auction);
 CREATE INDEX auction_id ON auction (id);
 CREATE INDEX person_id ON person (id);
@@ -68,6 +69,7 @@ var nexmarkSQL = map[string]string{
 		GROUP BY bidder, session HAVING MAX(dateTime) + 10000 <= :wm`,
 	"q12": `SELECT bidder, COUNT(*) AS bid_count, processed / 10000 * 10000 AS starttime, (processed / 10000 + 1) * 10000 AS endtime
 		FROM bid GROUP BY bidder, processed / 10000`,
+	"q13": `SELECT B.auction, B.bidder, B.price, B.dateTime, S.value FROM bid B JOIN side_input S ON B.auction % 10000 = S.key`,
 	"q14": `SELECT auction, bidder, 908 * price AS price,
 			CASE WHEN ` + hour + ` BETWEEN 8 AND 18 THEN 'dayTime' WHEN ` + hour + ` <= 6 OR ` + hour + ` >= 20 THEN 'nightTime'
 				ELSE 'otherTime' END AS bidTimeType,

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -74,6 +75,9 @@ func (h *history) database(t testing.TB, processed []time.Time) *database {
 	t.Helper()
 	d := newDatabase(t, nexmarkSchema)
 	d.load(t, func(exec func(string, ...any)) {
+		for key, value := range nexmark.SideInput() {
+			exec(`INSERT INTO side_input VALUES (?, ?)`, key, value)
+		}
 		for i, e := range h.events {
 			exec(`INSERT INTO event VALUES (?, ?)`, i, e.At().UnixMilli())
 			switch {
@@ -168,6 +172,9 @@ func simulate(t *testing.T, q nexmark.Query, topology *processor.Topology, h *hi
 	for i, e := range h.events {
 		s.Inputs = append(s.Inputs, processortest.Input{Subject: e.Subject(), Data: h.payloads[i]})
 	}
+	if q.Name == "q13" {
+		s.Buckets = map[string]map[string]string{nexmark.SideBucket: maps.Collect(nexmark.SideInput())}
+	}
 	run, err := s.Run()
 	ok(t, err)
 	if dead := run.DeadLetters(); len(dead) > 0 {
@@ -230,6 +237,7 @@ func TestNexmarkOnServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.stream(t, tenant)
+			w.sideInput(t)
 			h := newHistory(t, cfg, 3000)
 			var jobs []job
 			var messages []message
@@ -251,6 +259,20 @@ func TestNexmarkOnServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sideInput makes the bucket of q13's side input.
+func (w *world) sideInput(t *testing.T) {
+	t.Helper()
+	_, err := w.js.CreateKeyValue(t.Context(), js.KeyValueConfig{Bucket: nexmark.SideBucket})
+	ok(t, err)
+	var acks []js.PubAckFuture
+	for key, value := range nexmark.SideInput() {
+		ack, err := w.js.PublishAsync("$KV."+nexmark.SideBucket+"."+key, []byte(value), js.WithStallWait(patience))
+		ok(t, err)
+		acks = append(acks, ack)
+	}
+	acknowledged(t, acks)
 }
 
 // results reads what a query has published.

@@ -76,6 +76,12 @@ func (w *world) publish(t *testing.T, messages []message) {
 		ok(t, err)
 		acks = append(acks, ack)
 	}
+	acknowledged(t, acks)
+}
+
+// acknowledged waits until everything that was published is stored.
+func acknowledged(t *testing.T, acks []js.PubAckFuture) {
+	t.Helper()
 	for _, ack := range acks {
 		select {
 		case <-ack.Ok():

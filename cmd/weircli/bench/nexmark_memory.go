@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"sync"
 	"time"
@@ -108,6 +109,17 @@ func newMemoryBroker(log *auctionLog, results *resultSum) *memoryBroker {
 		m.subjects[i] = tenant + "." + s
 	}
 	return m
+}
+
+// fillSideInput makes the bucket that q13 reads.
+func (m *memoryBroker) fillSideInput() error {
+	m.AddBucket(nexmark.SideBucket)
+	for key, value := range nexmark.SideInput() {
+		if _, err := m.PutKey(nexmark.SideBucket, key, []byte(value)); err != nil {
+			return fmt.Errorf("filling bucket %s: %w", nexmark.SideBucket, err)
+		}
+	}
+	return nil
 }
 
 // Bind gives batches the size that the embedded server allows.
