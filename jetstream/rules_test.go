@@ -178,3 +178,20 @@ func TestRulesOfAnEmptyBucket(t *testing.T) {
 		})
 	}
 }
+
+func TestRulesOfAMirror(t *testing.T) {
+	w := newWorld(t)
+	kv := w.kv(js.KeyValueConfig{Bucket: "origin"})
+	putRow(t, kv, "acme.a", "1")
+	w.kv(js.KeyValueConfig{Bucket: "limits", Mirror: &js.StreamSource{Name: "origin"}})
+	until(t, "the mirror has it", func() bool {
+		s, err := w.js.Stream(t.Context(), "KV_limits")
+		ok(t, err)
+		i, err := s.Info(t.Context())
+		ok(t, err)
+		return i.State.Msgs == 1
+	})
+	j := &rulingJob{w: w, t: t}
+	j.start(1)
+	equal(t, "rules", j.say(), "a=1")
+}

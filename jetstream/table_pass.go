@@ -210,7 +210,13 @@ func (p *tablePass) sweep(now int64) {
 			p.expires(r)
 		}
 	})
+	if p.next > 0 {
+		p.next = max(p.next, now+int64(expireEvery))
+	}
 }
+
+// expireEvery is the least distance of two sweeps: each looks at every row.
+const expireEvery = time.Second
 
 // expiry is when the server removes a message: its own TTL counts, else the age limit of its stream. 0: never.
 func expiry(ttl string, stored int64, maxAge time.Duration) int64 {

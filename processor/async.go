@@ -3,6 +3,7 @@ package processor
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/weirstream/weir/state"
@@ -137,20 +138,29 @@ func (p *plan) sourceRefs() map[string]*sourceRef {
 	return refs
 }
 
-// frameLimit bounds the elements of a frame to a stage. A barrier waits behind what was sent before it, so what is on its way to a full
-// Async must not take much longer than what it has in flight.
+// frameLimit bounds the elements of a frame to a stage. A barrier waits behind what was sent before it, and all inputs for the last of their
+// barriers: so what is on its way to a full Async, on all of its inputs, must not take much longer than what it has in flight.
 func (p *plan) frameLimit(s *stage) int {
-	most := frameElements
+	inputs := 0
+	for _, e := range s.edges {
+		inputs += e.upstream.subtasks
+	}
+	return min(frameElements, p.flightsBelow(s)/(inputCredits*max(1, inputs))+1)
+}
+
+// flightsBelow returns the least that an Async of the stage, or of one below, may have in flight.
+func (p *plan) flightsBelow(s *stage) int {
+	most := math.MaxInt32
 	seen := make(map[*node]bool)
 	var walk func(n *node)
 	walk = func(n *node) {
 		for _, r := range p.readers[n] {
-			if seen[r] || r.kind == KindKeyBy && p.cfg.Parallelism > 1 {
+			if seen[r] {
 				continue
 			}
 			seen[r] = true
 			if r.kind == KindAsync {
-				most = min(most, max(1, r.flights/inputCredits))
+				most = min(most, r.flights)
 			}
 			walk(r)
 		}
@@ -159,4 +169,15 @@ func (p *plan) frameLimit(s *stage) int {
 		walk(h)
 	}
 	return most
+}
+
+// batchLimit bounds the records of a source's batch. A task that sends to a full Async is not done with its batch before that has taken all of
+// it, and hears of no checkpoint until then.
+func (p *plan) batchLimit(t *task) int {
+	for _, s := range p.stages {
+		if len(t.exchanges) > 0 && t.index >= s.first && t.index < s.first+s.subtasks {
+			return min(maxBatchRecords, p.flightsBelow(s)/inputCredits+1)
+		}
+	}
+	return maxBatchRecords
 }

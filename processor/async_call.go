@@ -33,15 +33,16 @@ func (a *asyncOp[In, Out]) launch() {
 func (a *asyncOp[In, Out]) start(f *asyncFlight[In, Out]) {
 	t := a.task
 	f.try++
-	f.calling, f.deadline = true, t.now().Add(a.timeout)
+	f.calling = true
 	a.trying.push(f)
 	a.running++
-	t.wakeBy(f.deadline)
 	r, call, v := &asyncResult[In, Out]{op: a, flight: f, try: f.try}, a.call, f.value
-	t.host.call(a.timeout, r.where, func(ctx context.Context) event {
+	ends := t.host.call(a.timeout, r.where, func(ctx context.Context) event {
 		r.run(ctx, call, v)
 		return evCompleted{r}
 	})
+	f.deadline = ends.Add(asyncGrace)
+	t.wakeBy(f.deadline)
 }
 
 // run makes the call, in whatever goroutine.
@@ -90,6 +91,11 @@ func (r *asyncResult[In, Out]) settle() {
 	}
 	a.launch()
 }
+
+// asyncGrace is how long behind the end of its context a call may take to return. Without it every call that obeys its context would race
+// with the tick that gives it up, and calls that time out together, as they do when what they call does not answer, would be taken for calls
+// that never return.
+const asyncGrace = time.Second
 
 // giveUp ends a try whose call has not returned in time. The call keeps its place.
 func (a *asyncOp[In, Out]) giveUp(f *asyncFlight[In, Out]) {

@@ -2,6 +2,7 @@ package processor_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -123,4 +124,90 @@ func TestRuntimeAbandonsCallsThatIgnoreTheirContext(t *testing.T) {
 		w.crash(t)
 		close(free)
 	})
+}
+
+// Calls that end with their contexts are failed tries, however many end at once: nothing is abandoned.
+func TestAsyncCallsThatObeyAreNotAbandoned(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			spec := processor.AsyncSpec[string]{Concurrency: 4, Timeout: time.Second, Retry: processor.Retry{Attempts: 2, Backoff: 10 * time.Millisecond}}
+			m := newMemory("acme")
+			w := startWorker(t, m, "w1", processor.Listener{})
+			job := w.deploy(t, asking(t, spec, func(ctx context.Context, _ string) (string, error) {
+				<-ctx.Done()
+				return "", ctx.Err()
+			}), "acme", processor.JobConfig{})
+			w.run()
+			publishWords(t, m, "acme", "a", "b", "c", "d")
+			time.Sleep(20 * time.Second)
+			if st, m := job.Status(), job.Metrics(); st.Restarts != 0 || m.DeadLetters != 4 {
+				t.Errorf("%d restarts, %d dead letters, want 0 and 4: %s", st.Restarts, m.DeadLetters, st.Err)
+			}
+			w.crash(t)
+		})
+	}
+}
+
+// One restart while calls go on that ignore their contexts does not park the job, whatever their number.
+func TestAsyncRestartsBesideItsOldCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory("acme")
+		w := startWorker(t, m, "w1", processor.Listener{})
+		var failed atomic.Bool
+		j := w.deploy(t, asking(t, processor.AsyncSpec[string]{Exhausted: processor.AsyncRestart, Retry: processor.Retry{Attempts: 1}}, func(_ context.Context, s string) (string, error) {
+			if s == "w63" && failed.CompareAndSwap(false, true) {
+				return "", errors.New("refused")
+			}
+			time.Sleep(20 * time.Second)
+			return s + "!", nil
+		}), "acme", processor.JobConfig{})
+		w.run()
+		for i := range 64 {
+			publishWords(t, m, "acme", fmt.Sprint("w", i))
+		}
+		time.Sleep(5 * time.Minute)
+		wantState(t, j, processor.JobRunning)
+		if n := len(answers(m)); n != 64 {
+			t.Errorf("%d answers", n)
+		}
+		w.crash(t)
+	})
+}
+
+// Long calls under a backlog, behind exchanges: barriers wait behind what was sent, which must not be more than the calls that may be in
+// flight.
+func TestAsyncUnderABacklogTakesCheckpoints(t *testing.T) {
+	for _, stages := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			b := processor.NewBuilder("asking")
+			words := processor.From(b, "words", processor.SourceSpec[string]{Filters: []tenants.Filter{"words"}, Codec: codec.String()})
+			self := func(w string) string { return w }
+			if stages == 2 {
+				words = processor.Process(processor.KeyBy(words, func(w string) string { return w + "x" }), "first", func(pc *processor.Context[string], w string) error {
+					pc.Emit(w)
+					return nil
+				})
+			}
+			spec := processor.AsyncSpec[string]{Concurrency: 4 * stages * stages * stages * stages, Unordered: true}
+			processor.To(processor.Async(processor.KeyBy(words, self), "ask", spec, func(ctx context.Context, w string) (string, error) {
+				select {
+				case <-time.After(20 * time.Second):
+				case <-ctx.Done():
+				}
+				return w + "!", ctx.Err()
+			}), "answers", processor.SinkSpec[string]{FixedSubject: "answers", Codec: codec.String()})
+			m := newMemory("acme")
+			w := startWorker(t, m, "w1", processor.Listener{})
+			j := w.deploy(t, built(t, b), "acme", processor.JobConfig{Parallelism: 4, Checkpoint: processor.CheckpointConfig{Interval: time.Second}})
+			for i := range 6000 {
+				publishWords(t, m, "acme", fmt.Sprint("w", i))
+			}
+			w.run()
+			time.Sleep(10 * time.Minute)
+			if st := j.Status(); st.Restarts != 0 || st.Checkpoint == 0 || len(answers(m)) == 0 {
+				t.Errorf("%d stages: %d answers, checkpoint %d, %d restarts", stages, len(answers(m)), st.Checkpoint, st.Restarts)
+			}
+			w.crash(t)
+		})
+	}
 }

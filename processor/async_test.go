@@ -117,7 +117,7 @@ func TestAsyncTimeouts(t *testing.T) {
 	}
 	bed := asyncBed(t, AsyncSpec[string]{Concurrency: 2, Timeout: time.Second, Retry: Retry{Backoff: time.Millisecond}}, call)
 	push(t, bed, "in", "a", 0)
-	if err := bed.Advance(time.Second + time.Millisecond); err != nil || bed.Calls() != 2 {
+	if err := bed.Advance(time.Second + asyncGrace + time.Millisecond); err != nil || bed.Calls() != 2 {
 		t.Fatalf("%d calls, %v", bed.Calls(), err)
 	}
 	if m := bed.Metrics(); m.AsyncAbandoned != 1 || m.AsyncTimeouts != 1 || m.AsyncRetries != 1 || m.AsyncInFlight != 1 {
@@ -141,14 +141,17 @@ func TestAsyncTimeouts(t *testing.T) {
 	if err := bed.Advance(time.Second); err != nil {
 		t.Fatal(err)
 	}
-	wantLetter(t, bed, "a", "1 tries failed, the last one: no answer within 1s")
+	if err := bed.Complete(0); err != nil {
+		t.Fatal(err)
+	}
+	wantLetter(t, bed, "a", "1 tries failed, the last one: context deadline exceeded")
 
 	// When all are kept like that there is no way on.
 	bed = asyncBed(t, AsyncSpec[string]{Concurrency: 2, Timeout: time.Second}, call)
 	push(t, bed, "in", "a", 0)
 	push(t, bed, "in", "b", 0)
 	var failed *OperatorError
-	err := bed.Advance(time.Second)
+	err := bed.Advance(time.Second + asyncGrace)
 	if !errors.As(err, &failed) || failed.Operator != "ask" || failed.Seq != 2 || ClassOf(err) != ClassRestart || !strings.Contains(err.Error(), "all of its 2 calls go on") {
 		t.Errorf("%v", err)
 	}

@@ -235,6 +235,7 @@ func (a *attempt) load(ctx context.Context, io effects, s *started, m *barriers.
 			if err != nil {
 				return err
 			}
+			spec.BatchRecords = s.plan.batchLimit(t)
 			if err := a.reconcileRules(ctx, io, s, t.inputs[input].source); err != nil {
 				return err
 			}

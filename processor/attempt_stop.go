@@ -54,7 +54,7 @@ func (a *attempt) onStop(now time.Time, ev ctlStop) {
 		ev.done(StopReport{}, refuse(ReasonConflict, "job %s is being stopped in another way", a.job))
 		return
 	case a.draining || a.leaving != nil:
-		ev.done(StopReport{}, refuse(ReasonConflict, "this worker is letting go of job %s: ask again", a.job))
+		ev.done(StopReport{}, refuse(ReasonUnavailable, "this worker is letting go of job %s: ask again", a.job))
 		return
 	}
 	s = &stopping{req: ev.req, mode: ev.req.Mode, done: []func(StopReport, error){ev.done}}

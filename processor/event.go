@@ -83,8 +83,8 @@ type taskHost interface {
 	// now is the time of the event being handled; it reads no clock more often than once an event.
 	now() time.Time
 	// call runs a function of the user's beside the task, with a context that ends after timeout or with the attempt, and hands what it
-	// returns to the task. where says, to any goroutine, what it is for.
-	call(timeout time.Duration, where func() Where, run func(ctx context.Context) event)
+	// returns to the task. where says, to any goroutine, what it is for. It returns when the context ends.
+	call(timeout time.Duration, where func() Where, run func(ctx context.Context) event) (ends time.Time)
 	// over reports whether the attempt has ended while the task was inside user code: it is to give up, see task.abandon.
 	over() bool
 }

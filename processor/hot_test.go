@@ -58,16 +58,18 @@ func hotTopology(t testing.TB, sink bool) *Topology {
 
 type idleHost struct{}
 
-func (idleHost) send(int, int, *frame) error                                   { return nil }
-func (idleHost) call(time.Duration, func() Where, func(context.Context) event) {}
-func (idleHost) over() bool                                                    { return false }
-func (idleHost) consumed(int)                                                  {}
-func (idleHost) snapshot(*taskSnapshot)                                        {}
-func (idleHost) wake(time.Time)                                                {}
-func (idleHost) dirty(int)                                                     {}
-func (idleHost) notify(ctlEvent)                                               {}
-func (idleHost) now() time.Time                                                { return time.Time{} }
-func (idleHost) publish(context.Context, string, Message, func(error)) error   { return nil }
+func (idleHost) send(int, int, *frame) error { return nil }
+func (idleHost) call(time.Duration, func() Where, func(context.Context) event) time.Time {
+	return time.Time{}
+}
+func (idleHost) over() bool                                                  { return false }
+func (idleHost) consumed(int)                                                {}
+func (idleHost) snapshot(*taskSnapshot)                                      {}
+func (idleHost) wake(time.Time)                                              {}
+func (idleHost) dirty(int)                                                   {}
+func (idleHost) notify(ctlEvent)                                             {}
+func (idleHost) now() time.Time                                              { return time.Time{} }
+func (idleHost) publish(context.Context, string, Message, func(error)) error { return nil }
 
 func hotTask(t testing.TB, sink bool) *task {
 	topo := hotTopology(t, sink)

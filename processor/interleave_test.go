@@ -62,8 +62,9 @@ func (h interleavingHost) send(task, input int, f *frame) error {
 }
 func (h interleavingHost) consumed(int) {}
 func (h interleavingHost) over() bool   { return false }
-func (h interleavingHost) call(_ time.Duration, _ func() Where, run func(context.Context) event) {
+func (h interleavingHost) call(_ time.Duration, _ func() Where, run func(context.Context) event) time.Time {
 	h.run.control[h.task] = append(h.run.control[h.task], run(context.Background()))
+	return h.now()
 }
 func (h interleavingHost) snapshot(s *taskSnapshot) {
 	if t := h.run.plan.tasks[h.task]; t.busy() && !t.readsSources() {

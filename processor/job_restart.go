@@ -57,6 +57,8 @@ type progress struct {
 	event CheckpointEvent
 	// abandoned is how many goroutines of ended attempts user code still keeps.
 	abandoned atomic.Int64
+	// lingering is of how many attempts they are.
+	lingering atomic.Int64
 }
 
 func (p *progress) newAttempt() {

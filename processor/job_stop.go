@@ -41,21 +41,36 @@ func (j *Job) owedStop(ctx context.Context, observed *barriers.HeadRecord) (*Sto
 	return nil, nil
 }
 
-// carryStop has a promised stop made by an attempt that runs for it. The attempt's end is the answer, but for a refusal: the job runs on.
+// carryStop has a promised stop made by an attempt that runs for it, until the attempt ends. What is refused for good is given up: the job
+// runs on.
 func (j *Job) carryStop(ctx context.Context, b basis, r *runner, req StopRequest) {
-	got := newAnswer[StopReport]()
-	r.post(ctlStop{req, got.give})
-	select {
-	case <-r.ended:
-	case <-ctx.Done():
-	case a := <-got:
-		var refused *ControlError
-		if !errors.As(a.err, &refused) || refused.Reason == ReasonFailed {
-			return // it has stopped, or ended: then it is tried again
+	for n := 1; ; n++ {
+		got := newAnswer[StopReport]()
+		r.post(ctlStop{req, got.give})
+		var err error
+		select {
+		case <-r.ended:
+			return
+		case <-ctx.Done():
+			return
+		case a := <-got:
+			err = a.err
 		}
-		j.log.Warn("the job cannot be stopped as was asked, and runs on", "err", a.err)
-		if err := j.putBack(ctx, b); err != nil {
-			j.log.Warn("recording that the job is to run on", "err", err)
+		if err == nil {
+			return
+		}
+		var refused *ControlError
+		if errors.As(err, &refused) && refused.Reason != ReasonFailed && refused.Reason != ReasonUnavailable {
+			j.log.Warn("the job cannot be stopped as was asked, and runs on", "err", err)
+			if err := j.putBack(ctx, b); err != nil {
+				j.log.Warn("recording that the job is to run on", "err", err)
+			}
+			return
+		}
+		// The attempt runs on, or it ends: then the next one is asked, here or on another worker.
+		j.log.Warn("the job was not stopped as was promised: it is tried again", "err", err)
+		if (blocking{}).Sleep(ctx, backoff(n)) != nil || j.basis() != b {
+			return
 		}
 	}
 }

@@ -273,8 +273,8 @@ func (j *Job) afterFailure(ctx context.Context, b basis, policy *restartPolicy, 
 		return nil
 	}
 	var wait time.Duration
-	if n := j.progress.abandoned.Load(); n >= maxAbandoned {
-		err = fmt.Errorf("parked since user code keeps %d goroutines of ended attempts, each with its state (at most %d): %w", n, maxAbandoned, err)
+	if n := j.progress.lingering.Load(); n >= maxLingering {
+		err = fmt.Errorf("parked since user code keeps goroutines of %d ended attempts, each with its state (at most %d): %w", n, maxLingering, err)
 		j.log.Error("job parked", "err", err)
 		j.setState(JobParked, err)
 		j.awaitTurn(ctx, b)

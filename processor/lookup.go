@@ -106,14 +106,21 @@ func (l *lookup[V]) decode(key string, r *TableRow) *decodedRow {
 		d.value = &v
 	}
 	for {
-		d.next = r.decoded.Load()
-		for o := d.next; o != nil; o = o.next {
+		first, others := r.decoded.Load(), 0
+		for o := first; o != nil; o = o.next {
 			if o.by == l.by {
 				return o
 			}
+			others++
 		}
-		if r.decoded.CompareAndSwap(d.next, d) {
+		if d.next = first; others >= maxDecoded {
+			d.next = nil // most likely of topologies that are gone
+		}
+		if r.decoded.CompareAndSwap(first, d) {
 			return d
 		}
 	}
 }
+
+// maxDecoded bounds what is kept with a row, by operators: a process may build its topologies again and again.
+const maxDecoded = 8

@@ -238,3 +238,24 @@ func TestLookupInTopology(t *testing.T) {
 		}
 	}
 }
+
+// A process that builds its topologies again and again does not keep what each made of a row.
+func TestDecodedRowsAreBounded(t *testing.T) {
+	var rows TableRows
+	rows.Put("k", &TableRow{Data: []byte("v"), Revision: 1})
+	for range 100 {
+		l := &lookup[string]{by: &node{table: &tableDecl{bucket: "b"}}, rows: &rows, codec: codec.String()}
+		for range 2 {
+			if row, err := l.row("k"); err != nil || row.Value != "v" {
+				t.Fatalf("%+v, %v", row, err)
+			}
+		}
+	}
+	kept := 0
+	for d := rows.Get("k").decoded.Load(); d != nil; d = d.next {
+		kept++
+	}
+	if kept > maxDecoded+1 {
+		t.Errorf("%d values are kept with one row", kept)
+	}
+}

@@ -10,9 +10,9 @@ import (
 // patience is how long the end of an attempt waits for user code that runs in it.
 const patience = 5 * time.Second
 
-// maxAbandoned is how many goroutines user code may keep of a job's ended attempts before no further attempt is made: they keep their
-// tasks' state in memory.
-const maxAbandoned = 32
+// maxLingering is how many ended attempts of a job user code may keep goroutines of before no further attempt is made: they keep their
+// tasks' state in memory. How many goroutines each has left is no matter: one Async alone may have thousands of calls under way.
+const maxLingering = 8
 
 // guard keeps account of the goroutines of an attempt that run user code: its tasks, and calls that operators make beside them. User
 // code may never return, and Go cannot end it: the end of an attempt waits for it for a while, and then abandons what is left. All
@@ -28,6 +28,7 @@ const maxAbandoned = 32
 // Its goroutine ends when the user's code returns: a task looks for the end every few records and behind each step.
 type guard struct {
 	abandoned *atomic.Int64 // of the job: how many have not returned yet
+	lingering *atomic.Int64 // of the job: ended attempts that have such
 
 	mu    sync.Mutex
 	calls map[*guardedCall]struct{}
@@ -40,8 +41,8 @@ type guardedCall struct {
 	abandoned bool
 }
 
-func newGuard(abandoned *atomic.Int64) *guard {
-	return &guard{abandoned: abandoned, calls: map[*guardedCall]struct{}{}}
+func newGuard(abandoned, lingering *atomic.Int64) *guard {
+	return &guard{abandoned: abandoned, lingering: lingering, calls: map[*guardedCall]struct{}{}}
 }
 
 // Go runs f in a goroutine. where says what it is busy with; it is called from another goroutine, while f runs or right after. It
@@ -70,6 +71,9 @@ func (g *guard) returned(c *guardedCall) {
 	}
 	if g.ended && len(g.calls) == 0 {
 		close(g.idle)
+		if c.abandoned {
+			g.lingering.Add(-1)
+		}
 	}
 }
 
@@ -102,6 +106,9 @@ func (g *guard) abandon() []*guardedCall {
 		c.abandoned = true
 		g.abandoned.Add(1)
 		left = append(left, c)
+	}
+	if len(left) > 0 {
+		g.lingering.Add(1)
 	}
 	return left
 }

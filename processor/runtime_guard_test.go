@@ -12,14 +12,14 @@ import (
 
 func TestGuardWaitsForAWhileAndThenAbandons(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var abandoned atomic.Int64
+		var abandoned, lingering atomic.Int64
 		var log bytes.Buffer
 		logger := slog.New(slog.NewTextHandler(&log, nil))
 		open, late := make(chan struct{}), false
 		at := func(operator string, seq uint64) func() Where {
 			return func() Where { return Where{Operator: operator, Stream: "acme", Seq: seq} }
 		}
-		g := newGuard(&abandoned)
+		g := newGuard(&abandoned, &lingering)
 		g.Go(at("short", 1), func() { time.Sleep(patience - 1) })
 		g.Go(at("long", 2), func() { <-open; late = true })
 		start := time.Now()
@@ -42,7 +42,7 @@ func TestGuardWaitsForAWhileAndThenAbandons(t *testing.T) {
 			t.Errorf("%d are abandoned behind their return", n)
 		}
 
-		g = newGuard(&abandoned)
+		g = newGuard(&abandoned, &lingering)
 		g.Go(at("short", 1), func() { time.Sleep(time.Second) })
 		start = time.Now()
 		if g.wait(logger); time.Since(start) != time.Second || abandoned.Load() != 0 {

@@ -152,14 +152,16 @@ func (h *host) dirty(task int) { h.run.post(ctlDirty{task}) }
 
 func (h *host) notify(ev ctlEvent) { h.run.post(ev) }
 
-func (h *host) call(timeout time.Duration, where func() Where, run func(context.Context) event) {
-	ctx, cancel := context.WithTimeout(h.run.ctx, timeout)
+func (h *host) call(timeout time.Duration, where func() Where, run func(context.Context) event) time.Time {
+	ends := time.Now().Add(timeout) // of this call: the time of the event may be long past
+	ctx, cancel := context.WithDeadline(h.run.ctx, ends)
 	if !h.run.guard.Go(where, func() {
 		defer cancel()
 		h.tell(run(ctx))
 	}) {
 		cancel()
 	}
+	return ends
 }
 
 // over reports whether the attempt has ended.

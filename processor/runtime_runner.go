@@ -67,7 +67,7 @@ func runAttempt(ctx context.Context, broker Broker, build func(driver) *attempt,
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	defer close(r.ended)
 	a := build(r)
-	r.guard = newGuard(&a.progress.abandoned)
+	r.guard = newGuard(&a.progress.abandoned, &a.progress.lingering)
 	defer r.tables.close() // every goroutine that may open one has ended
 	defer r.wg.Wait()
 	defer func() { r.guard.wait(a.log) }()

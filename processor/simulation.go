@@ -22,8 +22,8 @@ type SimulationConfig struct {
 	Job      JobConfig
 	// Workers is how many workers contend for the job. Zero: 2.
 	Workers int
-	// Faults is how many crashes, pauses, takeovers, tasks stuck in user code, and lost or late requests happen at most. They stop before the end, so that
-	// the run can come to rest. Zero: none.
+	// Faults is how many crashes, pauses, takeovers, tasks stuck in user code, and lost or late requests happen at most. They stop
+	// before the end, so that the run can come to rest. Zero: none.
 	Faults int
 	// Controls is how many savepoints, holds and stops are asked for at most. Zero: none.
 	Controls int
@@ -210,8 +210,8 @@ func (s *simulation) advance(jump bool) {
 		next = w.nextWake(next)
 	}
 	now := s.cfg.Clock.t
-	if jump && next.After(now) {
-		s.cfg.Clock.t = next
+	if (jump || s.stuck()) && next.After(now) {
+		s.cfg.Clock.t = next // who waits for user code that does not return has little else to do
 	} else {
 		s.cfg.Clock.t = now.Add(time.Duration(1 + s.rng.IntN(int(20*time.Millisecond))))
 	}

@@ -13,7 +13,7 @@ type simUserCall struct {
 	run           func(context.Context) event
 }
 
-func (h *simHost) call(timeout time.Duration, _ func() Where, run func(context.Context) event) {
+func (h *simHost) call(timeout time.Duration, _ func() Where, run func(context.Context) event) time.Time {
 	s, now := h.w.sim, h.now()
 	c := &simUserCall{due: now, deadline: now.Add(timeout), run: run}
 	switch {
@@ -23,6 +23,7 @@ func (h *simHost) call(timeout time.Duration, _ func() Where, run func(context.C
 		c.due = now.Add(time.Duration(s.rng.IntN(int(50 * time.Millisecond))))
 	}
 	h.calls = append(h.calls, c)
+	return c.deadline
 }
 
 func (h *simHost) callChoices(out []func()) []func() {
@@ -63,4 +64,6 @@ func (w *simWorker) hangUp() {
 	}
 }
 
-func (h *deadHost) call(time.Duration, func() Where, func(context.Context) event) {}
+func (h *deadHost) call(time.Duration, func() Where, func(context.Context) event) time.Time {
+	return h.clock
+}

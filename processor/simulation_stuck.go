@@ -22,6 +22,18 @@ func (h *simHost) stick() {
 	h.dirty(h.index)
 }
 
+// stuck reports whether a task is.
+func (s *simulation) stuck() bool {
+	for _, w := range s.workers {
+		for _, h := range w.hosts {
+			if h.stuck && !w.frozen {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (h *simHost) over() bool { return false }
 
 func (w *simWorker) glances() []glance {

@@ -30,7 +30,7 @@ type recorder struct {
 
 func (h *recorder) send(int, int, *frame) error { panic("a single task sends nothing") }
 func (h *recorder) over() bool                  { return false }
-func (h *recorder) call(time.Duration, func() Where, func(context.Context) event) {
+func (h *recorder) call(time.Duration, func() Where, func(context.Context) event) time.Time {
 	panic("no task of these tests calls")
 }
 func (h *recorder) consumed(input int)       { h.consumedBy = append(h.consumedBy, input) }

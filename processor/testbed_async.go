@@ -14,8 +14,10 @@ type bedCall struct {
 	run      func(context.Context) event
 }
 
-func (h *bedHost) call(timeout time.Duration, _ func() Where, run func(context.Context) event) {
-	h.bed.calls = append(h.bed.calls, bedCall{h.index, h.bed.now.Add(timeout), run})
+func (h *bedHost) call(timeout time.Duration, _ func() Where, run func(context.Context) event) time.Time {
+	ends := h.bed.now.Add(timeout)
+	h.bed.calls = append(h.bed.calls, bedCall{h.index, ends, run})
+	return ends
 }
 
 // answer makes the calls there are, unless they are held, and reports whether there were any.
