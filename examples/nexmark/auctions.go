@@ -19,9 +19,9 @@ type Sale struct {
 
 // Of an auction, until it is closed. Bids may come before their auction: events are out of order, and some bid on what is yet to come.
 var (
-	item  = state.NewValue[*Auction]("item")
-	best  = state.NewValue[*Bid]("best")
-	early = state.NewList[*Bid]("early")
+	item  = state.NewValue[*Auction]("item", keptAuction)
+	best  = state.NewValue[*Bid]("best", keptBid)
+	early = state.NewList[*Bid]("early", keptBid)
 )
 
 // sales is the operator behind q4, q6 and q9: it emits each auction's sale when the watermark has passed its end. Auctions without a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/weirstream/weir/state"
 	"github.com/weirstream/weir/state/codec"
 )
 
@@ -68,6 +69,27 @@ func appendEvent(dst []byte, e Event) ([]byte, error) {
 	}
 	w.b = append(w.b, `}}`...)
 	return w.b, w.err
+}
+
+// keptBid, keptAuction and keptPerson are for events in state: the same bytes as in the stream.
+var (
+	keptBids    = kept(func(b *Bid) Event { return Event{Bid: b} }, func(e Event) *Bid { return e.Bid })
+	keptBid     = state.Codec(keptBids)
+	keptAuction = state.Codec(kept(func(a *Auction) Event { return Event{Auction: a} }, func(e Event) *Auction { return e.Auction }))
+	keptPerson  = state.Codec(kept(func(p *Person) Event { return Event{Person: p} }, func(e Event) *Person { return e.Person }))
+)
+
+func kept[T any](event func(*T) Event, of func(Event) *T) codec.Codec[*T] {
+	events := Codec()
+	return codec.New("json",
+		func(dst []byte, v *T) ([]byte, error) { return events.Append(dst, event(v)) },
+		func(b []byte) (*T, error) {
+			e, err := events.Decode(b)
+			if err == nil && of(e) == nil {
+				err = fmt.Errorf("decoding an event: %w: it is of another kind", codec.ErrMalformed)
+			}
+			return of(e), err
+		})
 }
 
 // bidCodec is for results that are bids.

@@ -259,3 +259,19 @@ func ExampleGenerator() {
 	// nexmark.bid 00:00:04.000
 	// nexmark.auction 00:00:02.000
 }
+
+// Events in state have the bytes of the stream; those of another kind are refused, not taken for none.
+func TestKeptEvents(t *testing.T) {
+	g := generator(t, nexmark.Config{})
+	bid, auction := g.Event(10), g.Event(1)
+	b, err := nexmark.KeptBid.Append(nil, bid.Bid)
+	if err != nil || string(b) != string(encode(t, bid)) {
+		t.Fatalf("a bid is kept as %s: %v", b, err)
+	}
+	if got, err := nexmark.KeptBid.Decode(b); err != nil || *got != *bid.Bid {
+		t.Errorf("the bid came back as %+v: %v", got, err)
+	}
+	if got, err := nexmark.KeptBid.Decode(encode(t, auction)); !errors.Is(err, codec.ErrMalformed) {
+		t.Errorf("an auction became the bid %+v: %v", got, err)
+	}
+}

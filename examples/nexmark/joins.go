@@ -17,7 +17,7 @@ type Suggestion struct {
 }
 
 var (
-	seller = state.NewValue[*Person]("seller")
+	seller = state.NewValue[*Person]("seller", keptPerson)
 	offers = state.NewList[int64]("offers")
 )
 
@@ -94,8 +94,8 @@ type Expanded struct {
 }
 
 var (
-	expanding = state.NewValue[*Auction]("auction")
-	ahead     = state.NewList[*Bid]("ahead")
+	expanding = state.NewValue[*Auction]("auction", keptAuction)
+	ahead     = state.NewList[*Bid]("ahead", keptBid)
 )
 
 // expandBids is q20: bids for items of one category, with their auction.

@@ -149,7 +149,7 @@ func auctionReport(outOfOrder time.Duration) (*processor.Topology, error) {
 	return b.Build()
 }
 
-var last = state.NewValue[*Bid]("last")
+var last = state.NewValue[*Bid]("last", keptBid)
 
 // lastBids is q18: the last bid of every bidder for every auction; of two at the same time, the one published later.
 //
