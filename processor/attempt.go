@@ -70,6 +70,7 @@ type attempt struct {
 	saves    int           // numbers the tries to make a savepoint
 	names    atomic.Uint64 // numbers the objects of this attempt
 
+	now   time.Time // of the event that is handled
 	ended bool
 	err   error
 
@@ -123,6 +124,7 @@ func (a *attempt) end(err error) {
 
 func (a *attempt) handle(ev ctlEvent) {
 	now := a.drv.now()
+	a.now = now
 	switch ev := ev.(type) {
 	case ctlStarted:
 		a.onStarted(now, ev)
@@ -368,7 +370,8 @@ func (a *attempt) tellAll(ev event) {
 }
 
 func (a *attempt) trigger(t barriers.Trigger) {
-	cp := &pendingCheckpoint{id: t.Checkpoint, started: a.drv.now(), results: map[int]*uploaded{}}
+	// The coordinator counts from the event's time; that of now may be later by what a listener took.
+	cp := &pendingCheckpoint{id: t.Checkpoint, started: a.now, results: map[int]*uploaded{}}
 	cp.ctx, cp.cancel = context.WithCancel(a.ctx)
 	cp.seen, cp.cut = a.drv.glances(), make([]bool, len(a.plan.tasks))
 	a.current = cp

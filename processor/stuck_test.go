@@ -126,6 +126,7 @@ func runSnare(t *testing.T, s *snare, cfg processor.JobConfig) *snareRun {
 			}
 		},
 		CheckpointFailed: func(ev processor.CheckpointFailure) {
+			time.Sleep(5 * time.Millisecond) // as printing it takes: the next checkpoint is triggered behind it
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			if ev.Job.Tenant == "acme" {
