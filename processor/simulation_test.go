@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 300, "seeds of the simulation of whole topologies")
+	simSeeds = flag.Int("sim.seeds", 100, "seeds of the simulation of whole topologies")
 	simSeed  = flag.Uint64("sim.seed", 0, "run this seed of the simulation alone")
 )
 
