@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/tenants"
@@ -29,11 +28,10 @@ func (r *resolver) rules(ctx context.Context, s processor.SourceNeed) (processor
 		c.need("no KV bucket, but a stream of its name", "one that captures "+binding.Filter, "")
 	}
 	c.fine()
-	if m := info.Config.Mirror; m != nil { // it has the subjects of the bucket that it mirrors
-		s.Bucket = strings.TrimPrefix(m.Name, kvStreams)
-		keys = s.Keys(r.needs.Job.Tenant)
-		binding.Filter, binding.Prefix = keys.Filter(), keys.Prefix
-	}
+	owner := s
+	owner.Bucket = ownerOf(info, s.Bucket)
+	keys = owner.Keys(r.needs.Job.Tenant)
+	binding.Filter, binding.Prefix = keys.Filter(), keys.Prefix
 	binding.Stream, binding.Created, binding.FirstSeq = info.Config.Name, info.Created.UnixNano(), info.State.FirstSeq
 	if c.bad {
 		return binding, nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	js "github.com/nats-io/nats.go/jetstream"
+
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/tenants"
 )
@@ -26,12 +28,7 @@ func (r *resolver) table(ctx context.Context, t processor.TableNeed) (processor.
 		return binding, err
 	}
 	binding.Stream, binding.Created = info.Config.Name, info.Created.UnixNano()
-	// A mirror has the subjects of the bucket that it mirrors.
-	owner := t.Bucket
-	if m := info.Config.Mirror; m != nil {
-		owner = strings.TrimPrefix(m.Name, kvStreams)
-	}
-	binding.Prefix = kvSubjects + owner + "." + t.Relative(r.needs.Job.Tenant)
+	binding.Prefix = kvSubjects + ownerOf(info, t.Bucket) + "." + t.Relative(r.needs.Job.Tenant)
 	c := checker{r: r, subject: n.subject, info: info}
 	c.retention("rows must stay when they were read")
 	if info.Config.Mirror == nil && !anyOverlaps(info.Config.Subjects, binding.Filter()) {
@@ -39,4 +36,12 @@ func (r *resolver) table(ctx context.Context, t processor.TableNeed) (processor.
 	}
 	c.fine()
 	return binding, nil
+}
+
+// ownerOf returns the bucket whose subjects a bucket's stream has: a mirror has those of the bucket that it mirrors.
+func ownerOf(info *js.StreamInfo, bucket string) string {
+	if m := info.Config.Mirror; m != nil {
+		return strings.TrimPrefix(m.Name, kvStreams)
+	}
+	return bucket
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/weirstream/weir/tenants"
 )
 
-// stoppedInBetween leaves a job whose worker died after it wrote that the job is to stop in a way, and before it began to.
-func stoppedInBetween(t *testing.T, req processor.StopRequest) *worker {
+// owesStop leaves a job whose worker died after it wrote that the job is to stop in a way, and before it began to. There is a savepoint
+// taken.
+func owesStop(t *testing.T, req processor.StopRequest) *processortest.Memory {
 	t.Helper()
 	m := newMemory("acme")
 	w, _ := startCounting(t, m, "a", "b")
@@ -26,7 +27,13 @@ func stoppedInBetween(t *testing.T, req processor.StopRequest) *worker {
 	in, rev := intentOf(t, m, countingJob)
 	in.Desired, in.Stop = processor.DesiredStopped, &req
 	must[uint64](t)(m.WriteIntent(t.Context(), in, rev))
-	w, _ = startCounting(t, m)
+	return m
+}
+
+// stoppedInBetween starts the next worker of such a job.
+func stoppedInBetween(t *testing.T, req processor.StopRequest) *worker {
+	t.Helper()
+	w, _ := startCounting(t, owesStop(t, req))
 	time.Sleep(30 * time.Second)
 	return w
 }
@@ -91,19 +98,6 @@ func (f *flaky) Put(ctx context.Context, tenant tenants.ID, name string, data []
 func (f *flaky) Do(ctx context.Context, job tenants.JobID, r barriers.Request) barriers.Reply {
 	time.Sleep(f.wait)
 	return f.Memory.Do(ctx, job, r)
-}
-
-// owesStop leaves a job that is to stop in a way, and that nobody owns.
-func owesStop(t *testing.T, req processor.StopRequest) *processortest.Memory {
-	t.Helper()
-	m := newMemory("acme")
-	w, _ := startCounting(t, m, "a", "b")
-	w.crash(t)
-	publishWords(t, m, "acme", "a")
-	in, rev := intentOf(t, m, countingJob)
-	in.Desired, in.Stop = processor.DesiredStopped, &req
-	must[uint64](t)(m.WriteIntent(t.Context(), in, rev))
-	return m
 }
 
 // A request that fails once does not keep a promised stop from being made.

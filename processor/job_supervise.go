@@ -95,7 +95,7 @@ func (j *Job) finishOnce(ctx context.Context, b basis, policy *restartPolicy) er
 	}
 	owed, err := j.owedStop(ctx, observed)
 	if err == nil {
-		err = j.attempt(ctx, b, observed, owed, true)
+		err = j.attempt(ctx, b, observed, owed, owed == nil)
 	}
 	if ctx.Err() != nil || errors.Is(err, errDrained) {
 		return errDrained
@@ -106,7 +106,7 @@ func (j *Job) finishOnce(ctx context.Context, b basis, policy *restartPolicy) er
 // startPatience is how long a start may keep its place among those that RuntimeConfig.MaxStarting bounds.
 const startPatience = 10 * time.Second
 
-// attempt runs one attempt to its end. finish: only to release what is owed and to stop, or, with owed, to stop in that way.
+// attempt runs one attempt to its end. finish: only to release what is owed and to stop. owed: a stop that is to be made of it; nil: none.
 func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecord, owed *StopRequest, finish bool) error {
 	j.setState(JobStarting, nil)
 	j.tried = true
@@ -132,7 +132,7 @@ func (j *Job) attempt(ctx context.Context, b basis, observed *barriers.HeadRecor
 	build := func(d driver) *attempt {
 		return &attempt{
 			job: j.id, topo: t, cfg: cfg, needs: needs, worker: j.rt.cfg.Worker, nonce: j.rt.process + newNonce()[:processLen],
-			drv: d, log: j.log, ctx: ctx, progress: &j.progress, history: &j.history, observed: observed, finish: finish && owed == nil, listen: listen,
+			drv: d, log: j.log, ctx: ctx, progress: &j.progress, history: &j.history, observed: observed, finish: finish, listen: listen,
 		}
 	}
 	defer func() {
@@ -275,9 +275,7 @@ func (j *Job) afterFailure(ctx context.Context, b basis, policy *restartPolicy, 
 	var wait time.Duration
 	if n := j.progress.lingering.Load(); n >= maxLingering {
 		err = fmt.Errorf("parked since user code keeps goroutines of %d ended attempts, each with its state (at most %d): %w", n, maxLingering, err)
-		j.log.Error("job parked", "err", err)
-		j.setState(JobParked, err)
-		j.awaitTurn(ctx, b)
+		j.park(ctx, b, err)
 		return nil
 	}
 	if errors.Is(err, ErrUnavailable) {
@@ -286,9 +284,7 @@ func (j *Job) afterFailure(ctx context.Context, b basis, policy *restartPolicy, 
 		var again bool
 		if wait, again = policy.next(); !again {
 			err = fmt.Errorf("parked after %d restarts without a completed checkpoint between them: %w", policy.cfg.Attempts, err)
-			j.log.Error("job parked", "err", err)
-			j.setState(JobParked, err)
-			j.awaitTurn(ctx, b)
+			j.park(ctx, b, err)
 			return nil
 		}
 	}
@@ -299,6 +295,13 @@ func (j *Job) afterFailure(ctx context.Context, b basis, policy *restartPolicy, 
 		j.wait(ctx, wait, changed)
 	}
 	return nil
+}
+
+// park leaves the job alone until it is to do something else.
+func (j *Job) park(ctx context.Context, b basis, err error) {
+	j.log.Error("job parked", "err", err)
+	j.setState(JobParked, err)
+	j.awaitTurn(ctx, b)
 }
 
 // awaitTurn blocks until the job is to do something else than b, or to end.
