@@ -241,15 +241,28 @@ func readStream(ctx context.Context, s js.JetStream, stream, filter string, fn f
 		return fmt.Errorf("read %s of stream %s: %w", filter, stream, err)
 	}
 	defer it.Stop()
-	for {
-		m, err := it.Next(js.NextContext(ctx))
+	for last := (&js.MsgMetadata{}); ; {
+		quiet, end := context.WithTimeout(ctx, 500*time.Millisecond)
+		m, err := it.Next(js.NextContext(quiet))
+		end()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			// What was pending may have been removed since: then nothing more comes, and no message has said that it is the last.
+			if info, err = cons.Info(ctx); err == nil {
+				sent := info.Delivered.Consumer
+				if info.NumPending == 0 && (sent == 0 || last.Consumer == info.Name && last.Sequence.Consumer == sent) {
+					return nil
+				}
+				continue
+			}
+		}
 		if err != nil {
-			return fmt.Errorf("read %s of stream %s: %w", filter, stream, err)
+			return fmt.Errorf("read %s of stream %s: %w (consumer %+v, last %+v)", filter, stream, err, info, last)
 		}
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
 		}
+		last = meta
 		if err := fn(m); err != nil {
 			return fmt.Errorf("message %d of stream %s: %w", meta.Sequence.Stream, stream, err)
 		}
