@@ -166,7 +166,7 @@ func (a *attempt) release(id uint64) {
 			continue
 		}
 		cp.releasing++
-		src := newPendingSource(cp.outputs[sink.Name])
+		src := pendingSource(cp.outputs[sink.Name])
 		binding := a.bind.sink(sink.Name)
 		rec, m, seen := a.rec, cp.manifest, a.markers[sink.Name]
 		a.drv.spawn(a.ctx, func(ctx context.Context, io effects) ctlEvent {

@@ -30,22 +30,14 @@ func (a *attempt) ask(ctx context.Context, io effects) barriers.Ask {
 	}
 }
 
-// pendingSource is a sink's pending output in publishing order, from memory or from the store. It belongs to one release.
-type pendingSource struct{ outputs []*state.OutputReader }
-
-func newPendingSource(outputs []*state.Output) pendingSource {
-	var p pendingSource
-	for _, o := range outputs {
-		p.outputs = append(p.outputs, state.NewOutputReader(o))
-	}
-	return p
-}
+// pendingSource is a sink's pending output in publishing order, from memory or from the store.
+type pendingSource []*state.Output
 
 // slice returns messages [from, to).
 func (p pendingSource) slice(from, to uint64) ([]Message, error) {
 	messages := make([]Message, 0, to-from)
 	base := uint64(0)
-	for _, o := range p.outputs {
+	for _, o := range p {
 		n := uint64(o.Len())
 		if from < base+n && to > base {
 			start := max(from, base) - base
@@ -72,7 +64,7 @@ func (p pendingSource) slice(from, to uint64) ([]Message, error) {
 // cut returns the end of the part that begins at from: as many messages as fit in count and bytes, at least one.
 func (p pendingSource) cut(from, total uint64, maxMessages int) uint64 {
 	to, size, base := from, 0, uint64(0)
-	for _, o := range p.outputs {
+	for _, o := range p {
 		n := uint64(o.Len())
 		if to < base+n {
 			for m := range o.From(int(to - base)) {

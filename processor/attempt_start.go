@@ -186,7 +186,7 @@ func (a *attempt) releaseOwed(ctx context.Context, io effects, s *started, m *ba
 			return fmt.Errorf("loading the pending output of sink %s: %w", sink.Name, err)
 		}
 		maxPart := s.bind.sink(sink.Name).MaxPart
-		marker, err := a.releaseSink(ctx, io, s.rec, m, sink, seen, maxPart, newPendingSource(outputs))
+		marker, err := a.releaseSink(ctx, io, s.rec, m, sink, seen, maxPart, pendingSource(outputs))
 		if err != nil {
 			return classify(a.job, fmt.Errorf("releasing checkpoint %d to sink %s: %w", m.Checkpoint, sink.Name, err))
 		}

@@ -130,22 +130,16 @@ type sinkSubtask struct {
 	task    *task
 	name    string
 	subtask int
-	upsert  bool
 	current *state.Output
 	frozen  *state.Output // of the checkpoint in flight
 }
 
 func newSinkSubtask(t *task, name string, subtask int, b SinkBinding, upsert bool) *sinkSubtask {
-	s := &sinkSubtask{address: newAddress(b), task: t, name: name, subtask: subtask, upsert: upsert}
-	s.current = s.fresh()
-	return s
-}
-
-func (s *sinkSubtask) fresh() *state.Output {
-	if s.upsert {
-		return state.NewUpsertOutput()
+	s := &sinkSubtask{address: newAddress(b), task: t, name: name, subtask: subtask, current: state.NewOutput()}
+	if upsert {
+		s.current = state.NewUpsertOutput(0)
 	}
-	return state.NewOutput()
+	return s
 }
 
 func (s *sinkSubtask) stage(subject string, header map[string][]string, data []byte) error {
@@ -160,7 +154,7 @@ func (s *sinkSubtask) stage(subject string, header map[string][]string, data []b
 func (s *sinkSubtask) seal() *state.Output {
 	s.frozen = s.current
 	s.frozen.Seal()
-	s.current = s.fresh()
+	s.current = s.frozen.Fresh()
 	return s.frozen
 }
 

@@ -50,6 +50,7 @@ func TestAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(20000, func() { _ = o.Append("counts.a", nil, data) }); n >= 1 {
 		t.Errorf("%v allocations per staged message", n)
 	}
+	o.Seal()
 	if n := testing.AllocsPerRun(20, func() {
 		for m := range o.From(5) {
 			data[0] = m.Data[0]

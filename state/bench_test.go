@@ -168,7 +168,7 @@ func BenchmarkMerge(b *testing.B) {
 }
 
 func BenchmarkOutputAppend(b *testing.B) {
-	for name, fresh := range map[string]func() *Output{"append": NewOutput, "upsert": NewUpsertOutput} {
+	for name, fresh := range map[string]func() *Output{"append": NewOutput, "upsert": func() *Output { return NewUpsertOutput(0) }} {
 		b.Run(name, func(b *testing.B) {
 			subjects := keysOf(10_000)
 			data := make([]byte, 128)

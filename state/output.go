@@ -16,11 +16,8 @@ const (
 	upsertSlack = 64 << 10
 )
 
-// A message in a chunk: a flag byte, then subject, header and data, each with its length.
-const (
-	flagLive byte = 0
-	flagDead byte = 1 // replaced by a later message with the same subject
-)
+// flagLive is what a message in a chunk begins with; then subject, header and data, each with its length. Objects have the same bytes.
+const flagLive byte = 0
 
 // Output is what a sink has staged since the last committed checkpoint, in the order in which it is to be published. An upsert
 // output keeps the last message of each subject only, in the order of these last messages.
@@ -29,22 +26,32 @@ const (
 type Output struct {
 	chunks []chunk
 	msgs   int
-	bytes  int64 // of all frames that are to be published
+	bytes  int64 // of all messages that are to be published
+	dead   int64 // of those that are replaced, and still take their place
 	sealed bool
-
-	latest map[string]int // upsert: the number in places of the last message of each subject; nil: not upsert
-	places []place
-	dead   int64
+	upsert *upserts // nil: every message is kept
 }
 
-// chunk is a run of messages. Once another chunk follows, it is only changed by marking messages as dead.
+// chunk is a run of messages. Once another chunk follows, it is only changed by noting that messages are replaced.
 type chunk struct {
-	data []byte
-	msgs int  // live ones
-	dead bool // some are not
+	data   []byte
+	frames []frame
+	msgs   int // frames that are not replaced
 }
 
-type place struct{ chunk, at int }
+// frame is where a message lies in its chunk. One that was replaced is empty.
+type frame struct{ from, to uint32 }
+
+// upserts knows the last message of each subject. Subjects are numbered, so that messages can be moved without looking for theirs.
+type upserts struct {
+	numbers map[string]uint32
+	places  []place    // by the number of the subject
+	owners  [][]uint32 // chunk by chunk, the number of each frame's subject
+	names   []byte     // room for the map's strings
+	expect  int        // how many subjects there will be, most likely
+}
+
+type place struct{ chunk, frame int }
 
 // OutputMessage is a staged message. Its bytes belong to the output and must not be changed.
 type OutputMessage struct {
@@ -56,8 +63,9 @@ type OutputMessage struct {
 // NewOutput returns an empty output that keeps every message.
 func NewOutput() *Output { return &Output{} }
 
-// NewUpsertOutput returns an empty output that keeps the last message of each subject.
-func NewUpsertOutput() *Output { return &Output{latest: map[string]int{}} }
+// NewUpsertOutput returns an empty output that keeps the last message of each subject. expect is how many subjects it is likely to
+// have, 0: unknown; memory for them is taken with the first message.
+func NewUpsertOutput(expect int) *Output { return &Output{upsert: &upserts{expect: expect}} }
 
 // Len returns the number of messages.
 func (o *Output) Len() int { return o.msgs }
@@ -79,19 +87,17 @@ func (o *Output) Append(subject string, header map[string][]string, data []byte)
 	if size > MaxEntryBytes {
 		return fmt.Errorf("staging a message for %.100q: it has %d bytes, at most %d are allowed", subject, size, MaxEntryBytes)
 	}
+	number := uint32(0)
+	if o.upsert != nil {
+		number = o.supersede(subject)
+	}
 	c := o.room(size)
 	at := len(c.data)
 	b := append(c.data, flagLive)
 	b = append(binary.AppendUvarint(b, uint64(len(subject))), subject...)
 	b = append(binary.AppendUvarint(b, uint64(len(head))), head...)
 	b = append(binary.AppendUvarint(b, uint64(len(data))), data...)
-	c.data = b
-	c.msgs++
-	o.msgs++
-	o.bytes += int64(len(b) - at)
-	if o.latest != nil {
-		o.supersede(at)
-	}
+	o.add(c, b, at, number)
 	return nil
 }
 
@@ -103,89 +109,125 @@ func (o *Output) room(size int) *chunk {
 			return c
 		}
 	}
-	next := minChunk
+	next, frames := minChunk, 0
 	if n > 0 {
-		next = min(2*cap(o.chunks[n-1].data), maxChunk)
+		before := &o.chunks[n-1]
+		next = min(2*cap(before.data), maxChunk)
+		frames = len(before.frames) * next / max(cap(before.data), 1) // messages are mostly as large as those before
 	}
-	o.chunks = append(o.chunks, chunk{data: make([]byte, 0, max(next, size))})
+	o.chunks = append(o.chunks, chunk{data: make([]byte, 0, max(next, size)), frames: make([]frame, 0, frames)})
+	if o.upsert != nil {
+		o.upsert.owners = append(o.upsert.owners, make([]uint32, 0, frames))
+	}
 	return &o.chunks[n]
 }
 
-// supersede marks what the message at the end of the last chunk replaces.
-func (o *Output) supersede(at int) {
-	last := len(o.chunks) - 1
-	subject, _ := frameSubject(o.chunks[last].data[at:])
-	n, ok := o.latest[subject]
-	if !ok {
-		o.locate(subject, place{last, at})
-		return
+// add notes the message that was written behind the last chunk's data, which is data now.
+func (o *Output) add(c *chunk, data []byte, at int, number uint32) {
+	c.data = data
+	c.frames = append(c.frames, frame{uint32(at), uint32(len(data))})
+	c.msgs++
+	o.msgs++
+	o.bytes += int64(len(data) - at)
+	if u := o.upsert; u != nil {
+		last := len(o.chunks) - 1
+		u.owners[last] = append(u.owners[last], number)
+		u.places[number] = place{last, len(c.frames) - 1}
 	}
-	old := o.places[n]
-	o.places[n] = place{last, at}
-	c := &o.chunks[old.chunk]
-	_, size := frameSubject(c.data[old.at:])
-	c.data[old.at] = flagDead
-	c.dead = true
+}
+
+// supersede makes room for a message with the subject, whose number it returns: the one before is replaced.
+func (o *Output) supersede(subject string) uint32 {
+	u := o.upsert
+	number, ok := u.numbers[subject]
+	if !ok {
+		return u.number(subject)
+	}
+	at := u.places[number]
+	c := &o.chunks[at.chunk]
+	old := &c.frames[at.frame]
+	size := int64(old.to - old.from)
+	*old = frame{}
 	c.msgs--
 	o.msgs--
-	o.bytes -= int64(size)
-	o.dead += int64(size)
+	o.bytes -= size
+	o.dead += size
 	if o.dead > upsertSlack && o.dead > 2*o.bytes {
 		o.compact()
 	}
+	return number
 }
 
-// locate notes where the first message of a subject is. The subject may lie in a message that is replaced later: its bytes stay.
-func (o *Output) locate(subject string, at place) {
-	o.latest[subject] = len(o.places)
-	o.places = append(o.places, at)
+// number gives a subject that is new its number.
+func (u *upserts) number(subject string) uint32 {
+	if u.numbers == nil {
+		u.numbers, u.places = make(map[string]uint32, u.expect), make([]place, 0, u.expect)
+	}
+	if cap(u.names)-len(u.names) < len(subject) {
+		u.names = make([]byte, 0, max(len(subject), min(max(minChunk/4, 2*cap(u.names)), maxChunk)))
+	}
+	at := len(u.names)
+	u.names = append(u.names, subject...)
+	name := u.names[at:]
+	number := uint32(len(u.places))
+	u.numbers[unsafe.String(unsafe.SliceData(name), len(name))] = number
+	u.places = append(u.places, place{})
+	return number
 }
 
-// compact moves the live messages of an upsert output together.
+// compact moves the messages of an upsert output that are not replaced together.
 func (o *Output) compact() {
-	old := o.chunks
-	o.chunks, o.msgs, o.bytes, o.dead = nil, 0, 0, 0
-	clear(o.latest)
-	o.places = o.places[:0]
+	old, owners := o.chunks, o.upsert.owners
+	o.chunks, o.upsert.owners, o.msgs, o.bytes, o.dead = nil, nil, 0, 0, 0
 	for i := range old {
-		for b := old[i].data; len(b) > 0; {
-			_, size := frameSubject(b)
-			if b[0] == flagLive {
-				o.copyFrame(b[:size])
+		c := &old[i]
+		for n, f := range c.frames {
+			if f.to > 0 {
+				o.copyFrame(c.data[f.from:f.to], owners[i][n])
 			}
-			b = b[size:]
 		}
 	}
 }
 
-// copyFrame appends a live frame whose subject no other live one has.
-func (o *Output) copyFrame(frame []byte) {
-	c := o.room(len(frame))
+// copyFrame appends a message of another output, or of a chunk that is left. number: of its subject, which has none before.
+func (o *Output) copyFrame(data []byte, number uint32) {
+	c := o.room(len(data))
 	at := len(c.data)
-	c.data = append(c.data, frame...)
-	c.msgs++
-	o.msgs++
-	o.bytes += int64(len(frame))
-	if o.latest != nil {
-		subject, _ := frameSubject(c.data[at:])
-		o.locate(subject, place{len(o.chunks) - 1, at})
-	}
+	o.add(c, append(c.data, data...), at, number)
 }
 
 // Seal ends the output: nothing is added any more.
-func (o *Output) Seal() { o.sealed = true }
+func (o *Output) Seal() {
+	o.sealed = true
+	for i := range o.chunks {
+		if c := &o.chunks[i]; c.msgs < len(c.frames) {
+			c.frames = slices.DeleteFunc(c.frames, func(f frame) bool { return f.to == 0 })
+		}
+	}
+	if o.upsert != nil {
+		o.upsert = &upserts{expect: len(o.upsert.places)} // the rest is for who adds
+	}
+}
 
 // Sealed reports whether the output is sealed.
 func (o *Output) Sealed() bool { return o.sealed }
+
+// Fresh returns an empty output for what follows a sealed one: of its kind, and likely to have as many subjects.
+func (o *Output) Fresh() *Output {
+	if o.upsert == nil {
+		return NewOutput()
+	}
+	return NewUpsertOutput(o.upsert.expect)
+}
 
 // Prepend puts a sealed output's messages in front: those of an aborted checkpoint before the newer ones. It takes a time
 // that grows with the number of chunks, for upsert outputs with that of the messages: the older of a subject falls away.
 // Both must be upsert outputs or neither. older stays as it is.
 func (o *Output) Prepend(older *Output) {
-	if o.sealed || !older.sealed || (o.latest == nil) != (older.latest == nil) {
+	if o.sealed || !older.sealed || (o.upsert == nil) != (older.upsert == nil) {
 		panic("state: prepending needs an open output and a sealed older one of the same kind")
 	}
-	if o.latest == nil {
+	if o.upsert == nil {
 		o.chunks = slices.Concat(older.chunks, o.chunks)
 		o.msgs += older.msgs
 		o.bytes += older.bytes
@@ -194,23 +236,18 @@ func (o *Output) Prepend(older *Output) {
 		}
 		return
 	}
-	merged := NewUpsertOutput()
-	for _, c := range older.chunks {
-		for b := c.data; len(b) > 0; {
-			subject, size := frameSubject(b)
-			if _, newer := o.latest[subject]; b[0] == flagLive && !newer {
-				merged.copyFrame(b[:size])
+	merged := NewUpsertOutput(older.msgs + o.msgs)
+	for i := range older.chunks {
+		for f := range older.chunks[i].live() {
+			subject := frameSubject(f)
+			if _, newer := o.upsert.numbers[subject]; !newer {
+				merged.copyFrame(f, merged.upsert.number(subject))
 			}
-			b = b[size:]
 		}
 	}
-	for _, c := range o.chunks {
-		for b := c.data; len(b) > 0; {
-			_, size := frameSubject(b)
-			if b[0] == flagLive {
-				merged.copyFrame(b[:size])
-			}
-			b = b[size:]
+	for i := range o.chunks {
+		for f := range o.chunks[i].live() {
+			merged.copyFrame(f, merged.upsert.number(frameSubject(f)))
 		}
 	}
 	*o = *merged
@@ -220,28 +257,27 @@ func (o *Output) Prepend(older *Output) {
 func (o *Output) protect() {
 	if n := len(o.chunks); n > 0 {
 		c := &o.chunks[n-1]
-		c.data = c.data[:len(c.data):len(c.data)]
+		c.data, c.frames = slices.Clip(c.data), slices.Clip(c.frames)
 	}
 }
 
-// Concat returns a sealed output with the messages of sealed outputs, one behind the other. It shares their memory.
-func Concat(outputs ...*Output) *Output {
-	all := NewOutput()
-	for _, o := range outputs {
-		if !o.sealed {
-			panic("state: concatenating an output that is not sealed")
+// live iterates over the messages of a chunk that are not replaced.
+func (c *chunk) live() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for _, f := range c.frames {
+			if f.to > 0 && !yield(c.data[f.from:f.to]) {
+				return
+			}
 		}
-		all.chunks = append(all.chunks, o.chunks...)
-		all.msgs += o.msgs
-		all.bytes += o.bytes
 	}
-	all.sealed = true
-	return all
 }
 
-// From iterates over the messages from number n on, counted from 0. Subjects and data lie in the output's memory: they stay
-// valid while it is sealed, and keep it from being freed. Finding message n takes a time that grows with the number of chunks.
+// From iterates over the messages of a sealed output from number n on, counted from 0. Subjects and data lie in the output's memory:
+// they keep it from being freed. Finding message n takes a time that grows with the number of chunks. It panics on an open output.
 func (o *Output) From(n int) iter.Seq[OutputMessage] {
+	if !o.sealed {
+		panic("state: reading an output that is not sealed")
+	}
 	return func(yield func(OutputMessage) bool) {
 		skip := n
 		for i := range o.chunks {
@@ -250,21 +286,12 @@ func (o *Output) From(n int) iter.Seq[OutputMessage] {
 				skip -= c.msgs
 				continue
 			}
-			for b := c.data; len(b) > 0; {
-				_, size := frameSubject(b)
-				frame := b[:size]
-				b = b[size:]
-				if frame[0] == flagDead {
-					continue
-				}
-				if skip > 0 {
-					skip--
-					continue
-				}
-				if !yield(openFrame(frame)) {
+			for _, f := range c.frames[skip:] {
+				if !yield(openFrame(c.data[f.from:f.to])) {
 					return
 				}
 			}
+			skip = 0
 		}
 	}
 }
@@ -279,14 +306,11 @@ func (o *Output) Each(fn func(subject string, header map[string][]string, data [
 	return nil
 }
 
-// frameSubject returns the subject of the frame at the beginning of b, in b's memory, and the frame's size. b was written by
-// Append or checked by checkFrames.
-func frameSubject(b []byte) (subject string, size int) {
+// frameSubject returns the subject of a message, in its memory.
+func frameSubject(b []byte) string {
 	r := reader{b: b[1:]}
 	s := r.bytes()
-	r.bytes()
-	r.bytes()
-	return unsafe.String(unsafe.SliceData(s), len(s)), len(b) - len(r.b)
+	return unsafe.String(unsafe.SliceData(s), len(s))
 }
 
 func openFrame(b []byte) OutputMessage {

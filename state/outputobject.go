@@ -33,14 +33,10 @@ func (o *Output) Encode(meta OutputMeta, maxObject int) ([]EncodedObject, error)
 	for i := range o.chunks {
 		c := &o.chunks[i]
 		data := c.data
-		if c.dead {
+		if c.holes() {
 			raw = raw[:0]
-			for b := c.data; len(b) > 0; {
-				_, size := frameSubject(b)
-				if b[0] == flagLive {
-					raw = append(raw, b[:size]...)
-				}
-				b = b[size:]
+			for f := range c.live() {
+				raw = append(raw, f...)
 			}
 			data = raw
 		}
@@ -76,32 +72,53 @@ func DecodeOutput(meta OutputMeta, object []byte) (*Output, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n := checkFrames(raw); n == 0 || n != int(c.blocks[i].entries) {
+		frames := splitFrames(raw, int(c.blocks[i].entries))
+		if len(frames) == 0 {
 			return nil, formatErrorf(whatOutput, "the messages of block %d are malformed", i)
 		}
-		o.chunks = append(o.chunks, chunk{data: raw, msgs: int(c.blocks[i].entries)})
+		o.chunks = append(o.chunks, chunk{data: raw, frames: frames, msgs: len(frames)})
 		o.msgs += int(c.blocks[i].entries)
 		o.bytes += int64(len(raw))
 	}
 	return o, nil
 }
 
-// checkFrames counts the messages in b; 0: b is not a run of live messages.
-func checkFrames(b []byte) int {
-	n := 0
-	for r := (reader{b: b}); len(r.b) > 0; n++ {
+// holes reports whether data has more than the messages, which do not overlap.
+func (c *chunk) holes() bool {
+	size := 0
+	for _, f := range c.frames {
+		size += int(f.to - f.from)
+	}
+	return size < len(c.data)
+}
+
+// splitFrames finds the n messages in b; nil: b is not a run of n messages.
+func splitFrames(b []byte, n int) []frame {
+	if n > len(b)/minFrame {
+		return nil
+	}
+	frames := make([]frame, 0, n)
+	for r := (reader{b: b}); len(r.b) > 0; {
+		at := len(b) - len(r.b)
 		flag := r.take(1)[0]
 		r.bytes()
 		head := r.bytes()
 		r.bytes()
-		if r.bad || flag != flagLive {
-			return 0
+		if r.bad || flag != flagLive || len(frames) == n {
+			return nil
 		}
 		if len(head) > 0 {
 			if _, ok := readHeader(head); !ok {
-				return 0
+				return nil
 			}
 		}
+		frames = append(frames, frame{uint32(at), uint32(len(b) - len(r.b))})
 	}
-	return n
+	if len(frames) < n {
+		return nil
+	}
+	return frames
 }
+
+// minFrame is the size of a message of nothing: the flag and three lengths.
+const minFrame = 4
