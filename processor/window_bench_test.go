@@ -92,14 +92,16 @@ func BenchmarkWindows(b *testing.B) {
 		"sliding": func(s Stream[event8], slide time.Duration) Stream[event8] {
 			return aggregated(s, Sliding(60*slide, slide))
 		},
-		"session": func(s Stream[event8], slide time.Duration) Stream[event8] { return aggregated(s, Session(slide)) },
+		// As many results as sliding.
+		"tumbling-slide": func(s Stream[event8], slide time.Duration) Stream[event8] { return aggregated(s, Tumbling(slide)) },
+		"session":        func(s Stream[event8], slide time.Duration) Stream[event8] { return aggregated(s, Session(slide)) },
 		"late": func(s Stream[event8], slide time.Duration) Stream[event8] {
 			return aggregated(s, Tumbling(60*slide), AllowedLateness(slide))
 		},
 		"elements": func(s Stream[event8], slide time.Duration) Stream[event8] { return gathered(s, Tumbling(60*slide)) },
 	}
 	for _, per := range []int{1, 10, 50} {
-		for _, name := range []string{"pass", "tumbling", "sliding", "session", "late", "elements"} {
+		for _, name := range []string{"pass", "tumbling", "sliding", "tumbling-slide", "session", "late", "elements"} {
 			b.Run(fmt.Sprintf("%s-%d", name, per), func(b *testing.B) {
 				task := windowTask(b, func(s Stream[event8]) Stream[event8] { return builds[name](s, time.Duration(per)*time.Millisecond) })
 				records, seq, checkpoint := hotInput(), uint64(0), uint64(0)
