@@ -21,8 +21,9 @@ import (
 // come, and applies nothing of an input behind its barrier.
 //
 // First rules: a task with a Broadcast takes nothing but rules, and fires nothing, until its copies are loaded (task.loading). The source
-// says so behind the rules of the checkpoint it was restored from; at a first start when nothing of the bucket was left to read. To have
-// read up to the bucket's last sequence at some moment would not do: a key may have moved from before it to behind it. Until then it makes
+// says so behind the rules of the checkpoint it was restored from; at a first start when nothing of the bucket was left to read, and the
+// record that the leader had as the last one when the job was bound has been passed. The first alone would not do: the server that the
+// reader is at may lag behind the leader. Nor would the second: a key may have moved from before it to behind it. Until then it makes
 // no part of a checkpoint (task.trigger), so that none holds half of the first rules; it goes on reading while reading is paused, and
 // stands for a hold only behind them. So loading does not wait for what waits for it.
 //
@@ -68,7 +69,7 @@ type rulesInput struct {
 	until    uint64          // the first rules are complete here
 	stand    bool            // when they are, it is to stand at standAt for a hold
 	standAt  uint64          //
-	last     uint64          // of the bucket, when it was bound
+	last     uint64          // of the bucket, when it was bound; 0: nothing, or it is another one now
 	gone     map[string]bool // keys that are in force and that the bucket does not have any more
 	goneAt   uint64          // they are removed here
 }
@@ -202,8 +203,12 @@ func (r *rulesInput) header(seq uint64) map[string][]string {
 	return nil
 }
 
-// read says that the reader had delivered everything there was up to the position.
+// read says that the reader had delivered everything there was up to the position. A server that lags behind the stream's leader, which
+// was asked for the last record, says so too early.
 func (r *rulesInput) read() {
+	if r.src.position < r.last {
+		return
+	}
 	r.until = min(r.until, r.src.position)
 	r.goneAt = min(r.goneAt, r.src.position)
 }
@@ -250,7 +255,7 @@ func (r *rulesInput) removeGone(seq uint64) {
 
 // reset hears that the bucket is another one: what it does not have when all of it was read is gone.
 func (r *rulesInput) reset() {
-	r.gone, r.goneAt = make(map[string]bool), noSequence
+	r.gone, r.goneAt, r.last = make(map[string]bool), noSequence, 0
 	keys, err := r.backend.Keys(r.kept.Info().Name)
 	if err != nil {
 		r.task.fail(err)
