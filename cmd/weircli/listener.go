@@ -58,7 +58,7 @@ func (p *printer) checkpoint(e processor.CheckpointEvent) {
 func (p *printer) failed(e processor.CheckpointFailure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.line(e.At, e.Job, "checkpoint %d was aborted, the job goes on: %v", e.Checkpoint, e.Err)
+	p.line(e.At, e.Job, "checkpoint %d was aborted: %v", e.Checkpoint, e.Err)
 }
 
 func (p *printer) job(e processor.JobEvent) {
