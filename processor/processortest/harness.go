@@ -24,8 +24,9 @@ type HarnessConfig struct {
 }
 
 // Harness tests an operator, or a few, without codecs, broker or time: push elements, advance the processing time and the
-// watermark, read what came out. The watermark moves only when it is told to. State, key groups, timers, exchanges and snapshots are those of production. Everything runs in the calling
-// goroutine, and a call returns when nothing moves any more. It is not safe for concurrent use.
+// watermark, read what came out. The watermark moves only when it is told to. State, key groups, timers, exchanges and snapshots are
+// those of production. Everything runs in the calling goroutine, and a call returns when nothing moves any more. It is not safe for
+// concurrent use.
 type Harness[In, Out any] struct {
 	topology *processor.Topology
 	cfg      HarnessConfig
