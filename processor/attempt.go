@@ -232,6 +232,9 @@ func (a *attempt) tick(now time.Time) {
 	if a.coord == nil {
 		return
 	}
+	if a.checkOverdue(now); a.ended {
+		return
+	}
 	a.expireHold(now)
 	a.expireMakings(now)
 	a.apply(a.coord.Tick(now))
@@ -374,6 +377,7 @@ func (a *attempt) trigger(t barriers.Trigger) {
 	cp := &pendingCheckpoint{id: t.Checkpoint, started: a.now, results: map[int]*uploaded{}}
 	cp.ctx, cp.cancel = context.WithCancel(a.ctx)
 	cp.seen, cp.cut = a.drv.glances(), make([]bool, len(a.plan.tasks))
+	cp.encoding = make([]atomic.Pointer[encoding], len(a.plan.tasks))
 	a.current = cp
 	a.coord.SetLag(idleSource, 0)
 	a.tellSources(evTrigger{checkpoint: t.Checkpoint, nonce: a.nonce, inject: !t.InStream})
@@ -416,6 +420,7 @@ func (a *attempt) abort(act barriers.Abort) {
 		cp.aborted = errors.New("aborted")
 	}
 	cp.cancel()
+	cp.overdue = a.drv.now().Add(a.cfg.Checkpoint.Timeout)
 	if isStuck(act.Err) {
 		a.end(act.Err)
 		return

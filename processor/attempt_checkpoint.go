@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirstream/weir/barriers"
@@ -22,9 +23,11 @@ type pendingCheckpoint struct {
 	seen      []glance          // of every task, when it was triggered
 	cut       []bool            // by task: it has frozen its part
 	sources   []barriers.Source
-	times     map[string]int64 // operators' watermarks, each the minimum over its subtasks
-	savepoint bool             // a savepoint is made of it
-	aborted   error            // not nil: it waits only for its uploads to end
+	times     map[string]int64           // operators' watermarks, each the minimum over its subtasks
+	savepoint bool                       // a savepoint is made of it
+	aborted   error                      // not nil: it waits only for its uploads to end
+	overdue   time.Time                  // of an aborted one: from here on it is looked at what keeps its uploads
+	encoding  []atomic.Pointer[encoding] // by task
 
 	manifest  *barriers.Manifest
 	chains    map[string][]barriers.Object
@@ -53,7 +56,7 @@ func (a *attempt) onSnapshot(now time.Time, s *taskSnapshot) {
 	cp.uploading++
 	names := a.objectNames(cp.id)
 	a.drv.spawn(cp.ctx, func(ctx context.Context, io effects) ctlEvent {
-		u := &upload{job: a.job, checkpoint: cp.id, names: names, io: io, timeout: a.cfg.Checkpoint.Timeout, wait: a.onWait}
+		u := &upload{job: a.job, checkpoint: cp.id, names: names, io: io, timeout: a.cfg.Checkpoint.Timeout, wait: a.onWait, encoding: &cp.encoding[s.task]}
 		result, err := u.run(ctx, s)
 		return ctlUploaded{checkpoint: cp.id, task: s.task, result: result, err: err}
 	})

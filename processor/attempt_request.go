@@ -75,6 +75,9 @@ func (a *attempt) deadline() time.Time {
 	if a.leaving == nil {
 		sooner(a.coord.Deadline())
 	}
+	if a.aborting() {
+		sooner(a.current.overdue)
+	}
 	if h := a.holding; h != nil && h.making == nil {
 		sooner(h.deadline)
 	}

@@ -291,7 +291,11 @@ func (a *attempt) restoreOperator(ctx context.Context, io effects, p *plan, op b
 	}
 	for _, sub := range subtasks {
 		sub.time.restore(op.Watermark)
-		if err := sub.backend.Restore(objects); err != nil {
+		var refused error
+		if ended := io.UserCode(Where{Job: a.job, Operator: op.Name}, func() { refused = sub.backend.Restore(objects) }); ended != nil {
+			return false, ended
+		}
+		if err := refused; err != nil {
 			return false, Terminal(fmt.Errorf("restoring operator %s, subtask %d: %w", op.Name, sub.subtask, err))
 		}
 		full = full || sub.backend.Upcasted() || len(sub.backend.Dropped()) > 0

@@ -72,7 +72,27 @@ type upload struct {
 	io         effects
 	timeout    time.Duration // of the checkpoint
 	wait       func(error)   // hears why it waits
+	encoding   *atomic.Pointer[encoding]
 	result     uploaded
+}
+
+// encoding is the user's code at work: a state's codec, for a snapshot.
+type encoding struct {
+	operator string
+	subtask  int
+	since    time.Time
+}
+
+// encode runs the codecs of an operator's states.
+func (u *upload) encode(f *frozenState) ([]state.EncodedObject, error) {
+	var encoded []state.EncodedObject
+	var err error
+	u.encoding.Store(&encoding{f.operator, f.subtask, time.Now()})
+	if ended := u.io.UserCode(Where{Job: u.job, Operator: f.operator}, func() { encoded, err = f.frozen.Encode(maxObject) }); ended != nil {
+		return nil, ended
+	}
+	u.encoding.Store(nil)
+	return encoded, err
 }
 
 func (u *upload) run(ctx context.Context, s *taskSnapshot) (*uploaded, error) {
@@ -81,7 +101,7 @@ func (u *upload) run(ctx context.Context, s *taskSnapshot) (*uploaded, error) {
 		if f.frozen.Empty() {
 			continue
 		}
-		encoded, err := f.frozen.Encode(maxObject)
+		encoded, err := u.encode(&f)
 		if err != nil {
 			return &u.result, fmt.Errorf("encoding the state of operator %s, subtask %d: %w", f.operator, f.subtask, err)
 		}

@@ -20,6 +20,9 @@ type effects interface {
 	CommitLog
 	// Sleep waits, or returns the context's error.
 	Sleep(ctx context.Context, d time.Duration) error
+	// UserCode runs f, which calls code of the user's, and waits for it. An error says that the attempt has ended first: f may still
+	// run, and what it was to result in must not be looked at.
+	UserCode(where Where, f func()) error
 }
 
 // driver runs the parts of an attempt: goroutines in the runtime, a seeded scheduler in the simulation.
@@ -214,6 +217,12 @@ func (r *runner) pause(paused bool) {
 
 // blocking is the production effects: every call blocks its goroutine.
 type blocking struct{ Broker }
+
+// UserCode is for those who are no attempt: they wait for the user's code as for anything else.
+func (blocking) UserCode(_ Where, f func()) error {
+	f()
+	return nil
+}
 
 func (blocking) Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

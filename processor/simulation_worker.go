@@ -454,6 +454,11 @@ func (e *simEffects) Sleep(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
+func (e *simEffects) UserCode(_ Where, f func()) error {
+	f()
+	return nil
+}
+
 func (e *simEffects) Namespace() tenants.Namespace { return e.w.sim.cfg.Broker.Namespace() }
 
 func (e *simEffects) Bind(ctx context.Context, n Needs) (Bindings, error) {

@@ -17,7 +17,10 @@ import (
 // when it takes longer than CheckpointConfig.Timeout, at the latest after twice that. A task whose records move is slow: the
 // checkpoint's failure says so, and TolerableFailures decides.
 //
-// What cannot be seen: user code of a state's codec that runs in an upload or a restore, beside the task.
+// A state's codec runs beside the task, in an upload. An aborted checkpoint waits for its uploads, which end at once unless user code
+// keeps them: if they have not when the timeout has passed once more, the attempt ends likewise.
+//
+// What is not found: a codec that runs in a restore. A start has no time limit; but the end of the attempt does not wait for it.
 
 // StuckError says that user code has not returned for longer than a checkpoint may take. The job restarts from its last checkpoint and
 // meets the record again; RestartConfig.Attempts bounds how often.
@@ -25,6 +28,7 @@ type StuckError struct {
 	Where
 	Subtask int           // of the task that it runs in
 	Source  string        // of the record; empty in a timer or window
+	Codec   bool          // in a state's codec, encoding a snapshot
 	At      string        // where in the user's code: "main.parse (parse.go:42)"; empty: unknown
 	For     time.Duration // at least
 }
@@ -32,9 +36,12 @@ type StuckError struct {
 func (e *StuckError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "job %s: operator %s has been busy with ", e.Job, e.Operator)
-	if e.Stream != "" {
+	switch {
+	case e.Codec:
+		b.WriteString("the codec of its state, for a snapshot,")
+	case e.Stream != "":
 		fmt.Fprintf(&b, "sequence %d of stream %s (source %s)", e.Seq, e.Stream, e.Source)
-	} else {
+	default:
 		b.WriteString("a timer or a window")
 	}
 	fmt.Fprintf(&b, " for %s without returning", e.For)
@@ -127,6 +134,21 @@ func (a *attempt) stuck(task int, g glance, took time.Duration) *StuckError {
 		e.Source = g.source.name
 	}
 	return e
+}
+
+// checkOverdue ends the attempt if user code keeps the uploads of an aborted checkpoint.
+func (a *attempt) checkOverdue(now time.Time) {
+	cp := a.current
+	if !a.aborting() || now.Before(cp.overdue) {
+		return
+	}
+	for i := range cp.encoding {
+		if e := cp.encoding[i].Load(); e != nil {
+			a.end(&StuckError{Where: Where{Job: a.job, Operator: e.operator}, Subtask: e.subtask, Codec: true, For: now.Sub(e.since).Round(time.Millisecond)})
+			return
+		}
+	}
+	cp.overdue = now.Add(a.cfg.Checkpoint.Timeout)
 }
 
 // isStuck reports whether err is a diagnosis that ends the attempt.

@@ -49,6 +49,23 @@ func (c snared) Decode(b []byte) (string, error) {
 	return w, err
 }
 
+// snaredState is a state's codec that goes through the snare.
+type snaredState struct {
+	codec.Codec[string]
+	s *snare
+}
+
+func (c snaredState) Append(dst []byte, w string) ([]byte, error) {
+	c.s.pass("state", w)
+	return c.Codec.Append(dst, w)
+}
+
+func (c snaredState) Decode(b []byte) (string, error) {
+	w, err := c.Codec.Decode(b)
+	c.s.pass("restore", w)
+	return w, err
+}
+
 // perSecond counts a window's words.
 type perSecond struct{ s *snare }
 
@@ -70,6 +87,7 @@ func snareTopology(t *testing.T, s *snare) *processor.Topology {
 	parsed := processor.Map(words, "parse", func(w string) string { s.pass("parse", w); return w })
 	byWord := processor.KeyBy(parsed, func(w string) string { s.pass("keyby of parse", w); return w })
 	total := state.NewValue[int64]("total")
+	last := state.NewValue[string]("last", state.Codec[string](snaredState{codec.String(), s}))
 	counts := processor.Process(byWord, "count", func(pc *processor.Context[counted], w string) error {
 		s.pass("count", w)
 		n, err := total.Get(pc)
@@ -77,8 +95,8 @@ func snareTopology(t *testing.T, s *snare) *processor.Topology {
 			return err
 		}
 		pc.Emit(counted{w, n + 1})
-		return errors.Join(total.Set(pc, n+1), pc.SetTimer(pc.Now().Add(time.Second)))
-	}, processor.Uses(total), processor.OnTimer(func(pc *processor.Context[counted], _ time.Time) error {
+		return errors.Join(total.Set(pc, n+1), last.Set(pc, w), pc.SetTimer(pc.Now().Add(time.Second)))
+	}, processor.Uses(total, last), processor.OnTimer(func(pc *processor.Context[counted], _ time.Time) error {
 		s.pass("timer", pc.Key())
 		return nil
 	}))
@@ -176,7 +194,7 @@ func (r *snareRun) found() []*processor.StuckError {
 // User code that does not return is named, whatever calls it; the job restarts, meets it again, and is parked with that reason, while
 // its neighbour goes on.
 func TestStuckUserCodeIsNamedAndParksItsJob(t *testing.T) {
-	for _, place := range []string{"words", "parse", "keyby of parse", "count", "timer", "per-second", "counts", "direct"} {
+	for _, place := range []string{"words", "parse", "keyby of parse", "count", "timer", "per-second", "counts", "direct", "state"} {
 		for _, parallelism := range []int{1, 4} {
 			t.Run(fmt.Sprintf("%s parallelism %d", place, parallelism), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -214,14 +232,19 @@ func checkStuck(t *testing.T, e *processor.StuckError, place string) {
 		operator, stream, source, seq = "count", "", "", 0
 	case "per-second":
 		stream, source, seq = "", "", 0
+	case "state":
+		operator, stream, source, seq = "count", "", "", 0
+	}
+	if e.Codec != (place == "state") {
+		t.Errorf("it is said to be in a state's codec: %t", e.Codec)
 	}
 	if e.Operator != operator || e.Stream != stream || e.Source != source || e.Seq != seq || e.Job.Tenant != "acme" {
 		t.Errorf("found %+v, want operator %s, stream %q, source %q, sequence %d", e, operator, stream, source, seq)
 	}
-	if e.For < snareTimeout || e.For > 2*snareTimeout {
+	if e.For < snareTimeout || e.For > 2*snareTimeout+10*time.Millisecond {
 		t.Errorf("it is said to last for %s", e.For)
 	}
-	if !strings.HasPrefix(e.At, "github.com/weirstream/weir/processor_test.(*snare).pass (stuck_test.go:") {
+	if place != "state" && !strings.HasPrefix(e.At, "github.com/weirstream/weir/processor_test.(*snare).pass (stuck_test.go:") {
 		t.Errorf("it is said to be at %q", e.At)
 	}
 	if text := e.Error(); !strings.HasPrefix(text, "job acme/snare: operator "+operator+" has been busy with ") || !strings.Contains(text, "processor.Poison") {
@@ -352,30 +375,52 @@ func TestAStuckJobCanBeEnded(t *testing.T) {
 			return nil
 		},
 	}
-	for name, end := range ends {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := runSnare(t, newSnare("parse"), processor.JobConfig{})
-				publishWords(t, r.m, "acme", "a", "stuck", "b")
-				r.live(time.Second)
-				start := time.Now()
-				if err := end(r); err != nil {
-					t.Errorf("it ended with %v", err)
-				}
-				if took := time.Since(start); took > 30*time.Second {
-					t.Errorf("it took %s", took)
-				}
-				if name == "the process" {
-					if n := r.job.Metrics().Abandoned; n != 1 {
-						t.Errorf("%d goroutines are abandoned", n)
+	for _, place := range []string{"parse", "state", "restore"} {
+		for name, end := range ends {
+			if name == "drain" && place == "restore" {
+				continue // it waits for a start, as long as its context lets it
+			}
+			t.Run(name+" "+place, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := runSnare(t, newSnare(place), processor.JobConfig{})
+					publishWords(t, r.m, "acme", "a", "stuck", "b")
+					r.live(time.Second)
+					if place == "restore" {
+						r.startAnew()
 					}
-				}
-				close(r.s.open)
-				time.Sleep(time.Minute)
-				r.cancel()
-				<-r.done
+					start := time.Now()
+					if err := end(r); err != nil {
+						t.Errorf("it ended with %v", err)
+					}
+					if took := time.Since(start); took > 30*time.Second {
+						t.Errorf("it took %s", took)
+					}
+					if name == "the process" {
+						if n := r.job.Metrics().Abandoned; n != 1 {
+							t.Errorf("%d goroutines are abandoned", n)
+						}
+					}
+					close(r.s.open)
+					time.Sleep(time.Minute)
+					r.cancel()
+					<-r.done
+				})
 			})
-		})
+		}
+	}
+}
+
+// startAnew has the job begin another attempt, from a checkpoint that has everything.
+func (r *snareRun) startAnew() {
+	r.t.Helper()
+	if _, err := r.rt.TakeCheckpoint(context.Background(), r.job.ID()); err != nil {
+		r.t.Fatal(err)
+	}
+	limited, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	parallelism := 2
+	if _, err := r.rt.Start(limited, r.job.ID(), processor.StartRequest{Config: &processor.ConfigPatch{Parallelism: &parallelism}}); err == nil {
+		r.t.Fatal("the job has started although its restore is stuck")
 	}
 }
 

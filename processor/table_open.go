@@ -64,7 +64,8 @@ func (o *openedTables) close() {
 	o.copies = nil
 }
 
-// attemptEffects are the effects of an operation of a runner's attempt: blocking, but that the runner answers for the tables.
+// attemptEffects are the effects of an operation of a runner's attempt: blocking, but that the runner answers for the tables and for
+// the user's code.
 type attemptEffects struct {
 	blocking
 	run *runner
@@ -76,6 +77,24 @@ func (e attemptEffects) OpenTable(ctx context.Context, job tenants.JobID, b Tabl
 		e.run.opened(job, b.Operator, c)
 	}
 	return c, err
+}
+
+// UserCode runs f in a goroutine of the guard.
+func (e attemptEffects) UserCode(where Where, f func()) error {
+	done := make(chan struct{})
+	if !e.run.guard.Go(func() Where { return where }, func() {
+		defer e.run.recovered() // a panic ends the attempt, and with it the wait
+		f()
+		close(done)
+	}) {
+		return context.Canceled
+	}
+	select {
+	case <-done:
+		return nil
+	case <-e.run.ctx.Done():
+		return e.run.ctx.Err()
+	}
 }
 
 // opened keeps a copy until the attempt has ended, and ends the attempt when the copy fails. It is called from an operation, so that the
