@@ -215,7 +215,7 @@ func TestStuckUserCodeIsNamedAndParksItsJob(t *testing.T) {
 						t.Fatalf("it was found stuck %d times: %v", len(found), found)
 					}
 					for _, e := range found {
-						checkStuck(t, e, place)
+						r.checkStuck(e, place)
 					}
 					r.end()
 				})
@@ -224,9 +224,10 @@ func TestStuckUserCodeIsNamedAndParksItsJob(t *testing.T) {
 	}
 }
 
-func checkStuck(t *testing.T, e *processor.StuckError, place string) {
+func (r *snareRun) checkStuck(e *processor.StuckError, place string) {
+	t := r.t
 	t.Helper()
-	operator, stream, source, seq := place, "acme", "words", uint64(3)
+	operator, stream, source, seq := place, "acme", "words", r.sequence("stuck")
 	switch place {
 	case "timer":
 		operator, stream, source, seq = "count", "", "", 0
@@ -252,6 +253,16 @@ func checkStuck(t *testing.T, e *processor.StuckError, place string) {
 	}
 }
 
+// sequence is where the job's first such word lies: the stream has what the job publishes too.
+func (r *snareRun) sequence(word string) uint64 {
+	for _, m := range r.m.Messages("acme", "acme.words") {
+		if string(m.Data) == word {
+			return m.Seq
+		}
+	}
+	return 0
+}
+
 // The operator that is stuck is named, not those before it that wait for room in their exchanges.
 func TestWhoWaitsForAStuckOperatorIsNotNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -270,7 +281,7 @@ func TestWhoWaitsForAStuckOperatorIsNotNamed(t *testing.T) {
 			t.Fatal("nothing was found stuck")
 		}
 		for _, e := range found {
-			if e.Operator != "count" || e.Seq != 1 {
+			if e.Operator != "count" || e.Seq != r.sequence("stuck") {
 				t.Errorf("found %v", e)
 			}
 		}
