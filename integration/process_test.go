@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -95,6 +96,10 @@ type workerConfig struct {
 	Buckets   int
 	Jobs      map[string][]string // topology: tenants
 	Interval  time.Duration
+	// Parallelism of every job; 0: it depends on the tenant.
+	Parallelism int
+	// Life counts the processes before, for the job operators.
+	Life int
 	// At the FailAt-th request of kind FailOp the process ends: before the request, or when the server has answered it.
 	FailOp    string
 	FailAt    int64
@@ -167,7 +172,7 @@ func deployAll(ctx context.Context, rt *processor.Runtime, cfg workerConfig, log
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 8)
 	for name, build := range topologies {
-		topo, err := build()
+		topo, err := build(cfg)
 		if err != nil {
 			log.Error("building a topology", "err", err)
 			os.Exit(2)
@@ -190,7 +195,7 @@ func (cfg workerConfig) deploy(ctx context.Context, rt *processor.Runtime, topo 
 		_, err := rt.Deploy(ctx, topo, tenants.ID(tenant), processor.JobConfig{
 			Checkpoint:  processor.CheckpointConfig{Interval: cfg.Interval},
 			Restart:     processor.RestartConfig{First: 50 * time.Millisecond, Max: time.Second, Attempts: 1000},
-			Parallelism: 1 + len(tenant)%2,
+			Parallelism: cmp.Or(cfg.Parallelism, 1+len(tenant)%2),
 		})
 		if err == nil {
 			return
@@ -201,7 +206,11 @@ func (cfg workerConfig) deploy(ctx context.Context, rt *processor.Runtime, topo 
 }
 
 // topologies are what worker processes can run.
-var topologies = map[string]func() (*processor.Topology, error){tallyName: buildTally, delaysName: buildDelays}
+var topologies = map[string]func(workerConfig) (*processor.Topology, error){
+	tallyName:     func(workerConfig) (*processor.Topology, error) { return buildTally() },
+	delaysName:    func(workerConfig) (*processor.Topology, error) { return buildDelays() },
+	operatorsName: func(cfg workerConfig) (*processor.Topology, error) { return buildOperators(cfg.Life) },
+}
 
 func (cfg workerConfig) intercept() func(op, subject string) jetstream.Fault {
 	if cfg.FailAt == 0 {
