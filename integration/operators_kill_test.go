@@ -19,7 +19,7 @@ import (
 	"github.com/weirstream/weir/tenants"
 )
 
-var operatorKills = flag.Int("operators.kills", 12, "how many workers TestOperatorsKilled kills, at least 4")
+var operatorKills = flag.Int("operators.kills", 10, "how many workers TestOperatorsKilled kills, at least 4")
 
 // killKind is how a worker of the job operators ends.
 type killKind int

@@ -126,15 +126,15 @@ func (h *claimHistory) judgeScored(got []ruled) (wrong []string) {
 		if r.Revision < s.ruleSeen {
 			wrong = append(wrong, fmt.Sprintf("stale: claim %d of key %s met the rules of revision %d, those of %d were committed before", r.N, r.Key, r.Revision, s.ruleSeen))
 		}
-		if why := h.inForce(r); why != "" {
+		if why := h.inForce(r, s.ruleSeen); why != "" {
 			wrong = append(wrong, fmt.Sprintf("never in force: claim %d of key %s met %v at revision %d: %s", r.N, r.Key, r.Rules, r.Revision, why))
 		}
 	}
 	return append(wrong, h.once("scored", times, func(c sentClaim) bool { return c.refusedBy() == "" || c.refusedBy() == "check" })...)
 }
 
-// inForce says what is wrong with rules that are said to be those of a revision.
-func (h *claimHistory) inForce(r ruled) string {
+// inForce says what is wrong with rules that are said to be those of a revision. Everything up to an earlier one was in force.
+func (h *claimHistory) inForce(r ruled, seen uint64) string {
 	changes := map[string][]change{}
 	for _, c := range h.limits {
 		changes[c.key] = append(changes[c.key], c)
@@ -157,7 +157,7 @@ func (h *claimHistory) inForce(r ruled) string {
 		switch {
 		case i == 0 && there:
 			return fmt.Sprintf("the bucket did not have %s as %d up to then", key, value)
-		case i != at && !(h.replaced && at < len(list)): // what was replaced before it was read was never seen
+		case i != at && (!h.replaced || at == len(list) || list[i].seq <= seen): // what was replaced before it was read was never seen
 			return fmt.Sprintf("of %s the bucket had %+v", key, list[at-1])
 		}
 	}
