@@ -38,11 +38,12 @@ func ruling(t testing.TB) *processor.Topology {
 
 // rulingJob is a worker that runs the job until it is stopped as by a crash.
 type rulingJob struct {
-	w    *world
-	t    testing.TB
-	job  *processor.Job
-	stop func()
-	sent int
+	w      *world
+	t      testing.TB
+	tenant tenants.ID
+	job    *processor.Job
+	stop   func()
+	sent   int
 }
 
 func (r *rulingJob) start(parallelism int, choose ...func(*processor.JobConfig)) {
@@ -53,7 +54,7 @@ func (r *rulingJob) start(parallelism int, choose ...func(*processor.JobConfig))
 	}
 	rt, err := processor.NewRuntime(processor.RuntimeConfig{Broker: r.w.b, Worker: "w1"})
 	ok(r.t, err)
-	r.job, err = rt.Deploy(context.Background(), ruling(r.t), "acme", cfg)
+	r.job, err = rt.Deploy(context.Background(), ruling(r.t), r.tenant, cfg)
 	ok(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan struct{})
@@ -73,13 +74,13 @@ func (r *rulingJob) say() string {
 	r.t.Helper()
 	r.sent++
 	word := fmt.Sprint("e", r.sent)
-	_, err := r.w.js.Publish(context.Background(), "acme.in", []byte(word))
+	_, err := r.w.js.Publish(context.Background(), string(r.tenant)+".in", []byte(word))
 	ok(r.t, err)
 	var answer string
 	until(r.t, "the answer to "+word, func() bool {
-		s, err := r.w.js.Stream(context.Background(), "acme")
+		s, err := r.w.js.Stream(context.Background(), string(r.tenant))
 		ok(r.t, err)
-		last, err := s.GetLastMsgForSubject(context.Background(), "acme.out")
+		last, err := s.GetLastMsgForSubject(context.Background(), string(r.tenant)+".out")
 		if err != nil || !strings.HasPrefix(string(last.Data)+" ", word+" ") {
 			return false
 		}
@@ -100,7 +101,7 @@ func (r *rulingJob) hears(want string) {
 func TestRulesOnServer(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
-	j := &rulingJob{w: w, t: t}
+	j := &rulingJob{w: w, t: t, tenant: "acme"}
 	errs := processor.CheckStart(ctx, w.b, ruling(t), tenants.JobID{Tenant: "acme", Name: "ruling"}, processor.JobConfig{})
 	if err := errors.Join(errs...); err == nil || !strings.Contains(err.Error(), "nats kv add limits") {
 		t.Fatalf("without its bucket the job is checked with %v", err)
@@ -172,7 +173,7 @@ func TestRulesOfAnEmptyBucket(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			fill(t, w.kv(js.KeyValueConfig{Bucket: "limits"}))
-			j := &rulingJob{w: w, t: t}
+			j := &rulingJob{w: w, t: t, tenant: "acme"}
 			j.start(2)
 			equal(t, "rules", j.say(), "")
 		})
@@ -191,7 +192,7 @@ func TestRulesOfAMirror(t *testing.T) {
 		ok(t, err)
 		return i.State.Msgs == 1
 	})
-	j := &rulingJob{w: w, t: t}
+	j := &rulingJob{w: w, t: t, tenant: "acme"}
 	j.start(1)
 	equal(t, "rules", j.say(), "a=1")
 }

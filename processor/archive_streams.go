@@ -95,6 +95,9 @@ func (p *streamMapper) place(ctx context.Context, src barriers.Source) (barriers
 	if same {
 		return src, p.keep(out, was, facts, detail), nil
 	}
+	if strings.HasPrefix(src.Filter, "$KV.") { // the last records that were read do not say what the other keys are
+		return src, out.refuse("%s: give the position to go on behind, 0 to read all of the bucket", detail), nil
+	}
 	if len(was.Tail) == 0 {
 		return src, out.refuse("%s, and the savepoint has no records of it to look for: give the position to go on behind", detail), nil
 	}

@@ -197,9 +197,10 @@ func (app App) savepointImport() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		Long: `Verify the whole file, find out where each source goes on in the streams that are here, and store the savepoint; then
 weir start … --savepoint runs the job from it. Where a stream is the same, a mirror or a restored copy, the position is kept; where it was
-re-sourced, with other sequences, the last records that were read are looked for and the position is mapped. Where neither can be
-proved the import is refused, unless --position says where the source goes on. Nothing is written before all of that is known. An import
-that was interrupted goes on where it stopped when the same command is given again.
+re-sourced, with other sequences, the last records that were read are looked for and the position is mapped (not that of rules: they say
+nothing of the other keys of a KV bucket). Where neither can be proved the import is refused, unless --position says where the source goes
+on. Nothing is written before all of that is known. An import that was interrupted goes on where it stopped when the same command is given
+again.
 
 It writes the buckets itself, so its user needs a worker's permissions (weir permissions worker).
 
