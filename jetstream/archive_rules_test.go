@@ -75,6 +75,16 @@ func TestImportOfRules(t *testing.T) {
 			prepare: func(_ *testing.T, _, b *site) { b.kv(js.KeyValueConfig{Bucket: "limits"}) },
 			spec:    processor.ImportSpec{Positions: fresh}, how: processor.PositionSet, detail: "as it was given", hears: "", then: "z=26",
 		},
+		"another tenant": { // who has rules of its own in the same bucket, most of them before the position
+			prepare: func(*testing.T, *site, *site) {}, to: func(a, _ *site) *site { return a },
+			spec: processor.ImportSpec{Job: tenants.JobID{Tenant: "globex"}, Positions: map[string]uint64{"in": 0}, Streams: map[string]string{"in": "globex"}},
+			how:  processor.PositionRefused, detail: "these are the rules of tenant acme",
+		},
+		"another tenant, from the beginning": {
+			prepare: func(*testing.T, *site, *site) {}, to: func(a, _ *site) *site { return a },
+			spec: processor.ImportSpec{Job: tenants.JobID{Tenant: "globex"}, Positions: fresh, Streams: map[string]string{"in": "globex"}},
+			how:  processor.PositionSet, detail: "as it was given", hears: "a=1000", then: "a=1000 z=26",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()

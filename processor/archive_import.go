@@ -123,7 +123,7 @@ func (im *importer) run(ctx context.Context) error {
 
 // place finds every source's position.
 func (im *importer) place(ctx context.Context) ([]barriers.Source, error) {
-	mapper := &streamMapper{broker: im.broker, job: im.spec.Job, spec: &im.spec}
+	mapper := &streamMapper{broker: im.broker, from: tenants.ID(im.archive.Manifest.Tenant), job: im.spec.Job, spec: &im.spec}
 	known := map[string]bool{}
 	var out []barriers.Source
 	refused := false

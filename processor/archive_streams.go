@@ -56,6 +56,7 @@ const stillFor = 30 * time.Second
 // by server time and content of the records that were read last, that what is at or before it was read and what is behind it was not.
 type streamMapper struct {
 	broker ArchiveBroker
+	from   tenants.ID
 	job    tenants.JobID
 	spec   *ImportSpec
 }
@@ -88,6 +89,10 @@ func (p *streamMapper) place(ctx context.Context, src barriers.Source) (barriers
 		out.How, out.Detail = PositionKept, "nothing was read yet"
 		return src, out, nil
 	}
+	bucket := strings.HasPrefix(src.Filter, "$KV.")
+	if own := "." + string(p.from) + ".*"; bucket && p.from != p.job.Tenant && strings.HasSuffix(src.Filter, own) {
+		return src, out.refuse("these are the rules of tenant %s, and tenant %s has others: give the position, 0 to read them all", p.from, p.job.Tenant), nil
+	}
 	same, detail, err := p.sameRecords(ctx, was, stream, facts)
 	if err != nil {
 		return src, out, err
@@ -95,7 +100,7 @@ func (p *streamMapper) place(ctx context.Context, src barriers.Source) (barriers
 	if same {
 		return src, p.keep(out, was, facts, detail), nil
 	}
-	if strings.HasPrefix(src.Filter, "$KV.") { // the last records that were read do not say what the other keys are
+	if bucket { // the last records that were read do not say what the other keys are
 		return src, out.refuse("%s: give the position to go on behind, 0 to read all of the bucket", detail), nil
 	}
 	if len(was.Tail) == 0 {
