@@ -134,6 +134,9 @@ func (v *RuleView[R]) Len() int { return len(v.rules) }
 
 // Revision is a revision of the bucket, as "nats kv get" shows it: the rules in force are those that the bucket had then. It does not
 // go back, also not when the job starts again. 0: the bucket had nothing yet.
+//
+// While a job catches up with a bucket that has lost revisions in between, a key may still have what it had before the lost ones: such rules
+// were never in the bucket together. A bucket with enough history ("nats kv add --history") has no such moments.
 func (v *RuleView[R]) Revision() uint64 { return v.revision }
 
 func (v *RuleView[R]) set(key string, r R) {
