@@ -218,28 +218,32 @@ func recordWatermark(wm int64) *int64 {
 	return &wm
 }
 
-// fireDue fires what is due in the task, in the order of the graph, as far as the step's budget reaches.
+// fireDue fires what is due in the task, as far as the step's budget reaches. What a watermark makes due comes first: what a timer
+// function emits is an element like any other, and comes when nothing is due at the watermark of the operators below.
 func (t *task) fireDue() {
-	if t.loading > 0 {
+	if t.loading > 0 || !t.fireLines() || !t.ticking {
 		return
 	}
-	if t.ticking && !t.fireTimers() {
-		return
+	if t.fireTimers() {
+		t.fireLines()
 	}
+}
+
+// fireLines fires what watermarks make due, in the order of the graph, but for what is above an Async that is full. It reports whether
+// nothing else is left.
+func (t *task) fireLines() bool {
 	above := false
 	for _, tl := range t.timelines {
 		if tl.dirty && tl.id < t.full {
 			above = true
 			continue
 		}
-		if tl.dirty && !tl.pass() {
-			return
-		}
-		if t.err != nil {
-			return
+		if tl.dirty && !tl.pass() || t.err != nil {
+			return false
 		}
 	}
 	t.firing = above || t.full != 0
+	return true
 }
 
 // busy reports whether something due is left to fire: then data waits.

@@ -470,3 +470,51 @@ func TestClosedWindowsAreForgotten(t *testing.T) {
 		}
 	}
 }
+
+// What a processing timer emits comes behind the windows that the watermark has made due, also when these are closed in slices: else
+// they would count as fired, and what they have would be lost.
+func TestTimersWaitForDueWindows(t *testing.T) {
+	for name, c := range map[string]struct {
+		assigner Assigner
+		opts     []WindowOption
+		want     []string
+	}{
+		"sliding": {Sliding(20*time.Second, 10*time.Second), nil, []string{"-10000..10000 on time #0: 1", "0..20000 on time #0: 1", "10000..30000 on time #0: 100"}},
+		"late":    {Tumbling(10 * time.Second), []WindowOption{AllowedLateness(time.Hour)}, []string{"0..10000 on time #0: 1", "10000..20000 late #0: 100"}},
+		"session": {Session(10 * time.Second), []WindowOption{AllowedLateness(time.Hour)}, []string{"5000..15000 on time #0: 1", "5000..25000 on time #1: 101"}},
+	} {
+		b := NewBuilder("timers")
+		again := Process(KeyBy(stampedSource(b, "in", EventTime(stampedTime)), byStamped), "again", func(pc *Context[tick], v stamped) error {
+			pc.Emit(tick{Key: v.Key, ID: 1})
+			return pc.SetTimer(time.Unix(15, 0))
+		}, OnTimer(func(pc *Context[tick], _ time.Time) error {
+			pc.Emit(tick{Key: pc.Key(), ID: 100})
+			return nil
+		}))
+		to(Aggregate(Window(KeyBy(again, func(e tick) string { return e.Key }), c.assigner, c.opts...), "sums", countTicks{}), "out")
+		p := newBed(t, b, TestbedConfig{Start: time.Unix(1, 0)})
+		p.plan.tasks[0].slice = 3
+		for i := range 10 {
+			push(t, p, "in", fmt.Sprintf("k%d %d", i, 5*time.Second), int64(5*time.Second))
+		}
+		p.now = time.Unix(30, 0)
+		last := Record{Subject: "test.in", Seq: 11, Time: int64(20 * time.Second), Data: fmt.Append(nil, "z ", int64(20*time.Second))}
+		p.queue = append(p.queue, bedEvent{0, evBatch{batch: Batch{Records: []Record{last}, Position: 11}}}, bedEvent{0, evTick{now: p.now}})
+		if err := p.settle(); err != nil {
+			t.Fatal(name, err)
+		}
+		if err := p.Finish(); err != nil {
+			t.Fatal(name, err)
+		}
+		rows := byKey(payloads(p.Output("out")))
+		for i := range 10 {
+			key := fmt.Sprint("k", i)
+			for j, row := range rows[key] {
+				rows[key][j] = strings.TrimPrefix(row, key+" ")
+			}
+			if !slices.Equal(rows[key], c.want) {
+				t.Errorf("%s, key %s: %q, want %q", name, key, rows[key], c.want)
+			}
+		}
+	}
+}
