@@ -122,15 +122,24 @@ func (a *assembly) wireTime() {
 	}
 }
 
-// combine is the minimum over the inputs that are not idle; with all of them idle, the maximum: none holds the others back.
+// combine is the minimum over the inputs that are not idle; with all of them idle, the maximum: none holds the others back. An input that
+// a drain has ended does not hold them back either, but its final watermark counts only once all have ended: behind one that is idle
+// there may be windows and timers that the drain still fires.
 func (tl *timeline) combine() (wm int64, idle bool) {
 	wm, idle = finalWatermark, true
-	highest := int64(noWatermark)
+	highest, ended := int64(noWatermark), true
 	for _, f := range tl.from {
+		if f.out == finalWatermark {
+			continue
+		}
+		ended = false
 		highest = max(highest, f.out)
 		if !f.idle {
 			wm, idle = min(wm, f.out), false
 		}
+	}
+	if ended {
+		return finalWatermark, false
 	}
 	if idle {
 		wm = highest

@@ -474,3 +474,35 @@ func TestAllIdle(t *testing.T) {
 		expect(t, bed, "out", "k 50 #1", "k 99 #2")
 	}
 }
+
+// A drain whose final watermark comes sooner on one input leaves time open for what an idle input still has in windows.
+func TestDrainWithAnIdleSource(t *testing.T) {
+	for parallelism := 1; parallelism <= 3; parallelism++ {
+		b := NewBuilder("drained")
+		idle := stampedSource(b, "idle", EventTime(stampedTime, IdleAfter(time.Second)))
+		busy := stampedSource(b, "busy", EventTime(stampedTime))
+		latest := func(_, v stamped) stamped { return v }
+		first := Reduce(Window(KeyBy(idle, byStamped), Tumbling(10*time.Millisecond)), "first", latest)
+		both := Reduce(Window(KeyBy(Union("both", busy, first), byStamped), Tumbling(10*time.Millisecond)), "second", latest)
+		textSink(both, "out", func(v stamped) string { return fmt.Sprintf("%s %d", v.Key, v.At.UnixNano()/ms) })
+		bed := newBed(t, b, TestbedConfig{Parallelism: parallelism})
+		push(t, bed, "idle", fmt.Sprint("k ", 25*ms), 0)
+		push(t, bed, "busy", fmt.Sprint("k ", 11*ms), 0)
+		if err := bed.Advance(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		for _, source := range []string{"busy", "idle"} {
+			for i, task := range bed.plan.tasks {
+				if slices.Contains(task.sourceInputs(), source) {
+					if err := bed.run(i, evFinish{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		expect(t, bed, "out", "k 11", "k 25")
+		if late := bed.Metrics().LateElements; late != 0 {
+			t.Errorf("parallelism %d: %d late elements", parallelism, late)
+		}
+	}
+}
