@@ -229,8 +229,11 @@ func (w *sessionWindows[T, Acc]) result(key string, start int64, s *state.Sessio
 	}
 	t := w.task
 	t.touch()
-	// A drain: the results have the time that was reached before it.
-	t.at = max(w.line.before, 0)
+	// A drain: the results have the first time that was still expected before it, so that they are not late below.
+	t.at = 0
+	if before := w.line.before; before != noWatermark {
+		t.at = satAdd(before, 1)
+	}
 	t.origin = origin{time: t.at, number: t.origin.number + 1}
 	w.fireUnbounded(key, OnTime, int(s.Emitted), s.Acc)
 }

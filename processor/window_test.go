@@ -518,3 +518,19 @@ func TestTimersWaitForDueWindows(t *testing.T) {
 		}
 	}
 }
+
+// What a drain makes of a global window is in time for what is behind it, also before 1970.
+func TestDrainedGlobalWindowIsNotLate(t *testing.T) {
+	for at, want := range map[int64]string{60: "a 60..70 on time #0: 1", -60: "a -60..-50 on time #0: 1"} {
+		b := NewBuilder("global")
+		key := func(e tick) string { return e.Key }
+		sums := Reduce(Window(KeyBy(ticks(b, "in", 0), key), Global(), EarlyEvery(100)), "global", func(_, e tick) tick { return e })
+		to(Aggregate(Window(KeyBy(sums, key), Tumbling(10*time.Millisecond)), "sums", countTicks{}), "out")
+		p := bed(t, b, TestbedConfig{})
+		pushTick(t, p, tick{Key: "a", At: at, ID: 1})
+		if err := p.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		wantPayloads(t, fmt.Sprint("drained at ", at), p.Output("out"), want)
+	}
+}
