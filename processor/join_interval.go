@@ -88,7 +88,7 @@ func (j *joinTable[T]) add(key string, at int64, w waiting[T]) error {
 func (j *joinTable[T]) plan(n *state.PaneKey[[]waiting[T]]) {
 	for i, to := n.Bounds(); i < to; i++ {
 		if at, list := n.Item(i); list != nil {
-			j.due.add(n, satAdd(satAdd(at, j.keep), 1))
+			j.due.add(n, min(satAdd(satAdd(at, j.keep), 1), finalWatermark-1)) // with that one at the latest
 			return
 		}
 	}

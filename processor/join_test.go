@@ -234,3 +234,21 @@ func FuzzJoinCodecs(f *testing.F) {
 		}
 	})
 }
+
+// A left element at the end of time has its turn with the final watermark.
+func TestLeftJoinAtTheEndOfTime(t *testing.T) {
+	b := NewBuilder("ends")
+	side := func(name string) KeyedStream[stamped] {
+		return KeyBy(stampedSource(b, name, EventTime(stampedTime, MaxAhead(math.MaxInt64))), byStamped)
+	}
+	to(IntervalLeftJoin(side("left"), side("right"), "join", Within(0, maxWindow), func(pc *Context[string], l stamped, r *stamped) error {
+		pc.Emit(fmt.Sprint(l.Key, " alone ", r == nil))
+		return nil
+	}), "out")
+	p := bed(t, b, TestbedConfig{})
+	push(t, p, "left", fmt.Sprint("k ", time.Date(2260, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()), 0)
+	if err := p.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	wantPayloads(t, "at the end", p.Output("out"), "k alone true")
+}

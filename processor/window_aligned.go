@@ -103,7 +103,7 @@ func (w *alignedWindows[T, Acc]) locate(at int64) bool {
 	w.lo = floorTo(at, w.width, w.offset)
 	w.hi = w.lo + w.width
 	w.first, w.last = w.ends(w.lo)
-	w.expiry = satAdd(w.last, w.lateness)
+	w.expiry = w.over(w.last)
 	return true
 }
 
@@ -144,7 +144,7 @@ func (w *alignedWindows[T, Acc]) joined(n *state.PaneKey[Acc], fresh bool, done 
 	}
 	if passed {
 		for end := w.first; end <= min(w.last, done); end += w.slide {
-			if satAdd(end, w.lateness) > done && w.task.err == nil {
+			if w.over(end) > done && w.task.err == nil {
 				w.again(n, end, Late)
 			}
 		}
@@ -319,7 +319,7 @@ func (w *alignedWindows[T, Acc]) close(n *state.PaneKey[Acc], at int64) {
 		if acc == nil {
 			continue
 		}
-		if _, last := w.ends(start); satAdd(last, w.lateness) > at {
+		if _, last := w.ends(start); w.over(last) > at {
 			break
 		}
 		w.panes.Remove(n, start)
@@ -346,7 +346,7 @@ func (w *alignedWindows[T, Acc]) plan(n *state.PaneKey[Acc]) {
 			continue
 		}
 		from, last := w.ends(start)
-		next = min(next, satAdd(last, w.lateness))
+		next = min(next, w.over(last))
 		if end := max(from, after); end <= last {
 			next = min(next, end)
 			break // the windows of later slices end later

@@ -149,6 +149,11 @@ func (w *windowOp[T, Acc]) collect(a *assembly, n *node, s *windowStore[Acc]) an
 // done is the time that the operator's watermark has completed: every window that ends there or before is closed.
 func (w *windowOp[T, Acc]) done() int64 { return satAdd(w.line.watermark, 1) }
 
+// over is when what ends at a time goes: when its lateness has passed, and with the final watermark at the latest.
+func (w *windowOp[T, Acc]) over(end int64) int64 {
+	return min(satAdd(end, w.lateness), finalWatermark-1)
+}
+
 // refuse is for an element that is in no open window.
 func (w *windowOp[T, Acc]) refuse(v T) {
 	w.task.counts.lateElements++

@@ -83,7 +83,7 @@ func (w *sessionWindows[T, Acc]) join(key string, start, end int64, v T) {
 	if n != nil {
 		from, to = touching(n, start, end)
 	}
-	if from == to && satAdd(end, w.lateness) <= done {
+	if from == to && w.over(end) <= done {
 		w.refuse(v)
 		return
 	}
@@ -185,7 +185,7 @@ func (w *sessionWindows[T, Acc]) emitDuring(key string, start, end int64, timing
 // dueAt is when there is something to do for a session.
 func (w *sessionWindows[T, Acc]) dueAt(s *state.Session[Acc]) int64 {
 	if s.Fired {
-		return satAdd(s.End, w.lateness)
+		return w.over(s.End)
 	}
 	return s.End
 }

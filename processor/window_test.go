@@ -534,3 +534,32 @@ func TestDrainedGlobalWindowIsNotLate(t *testing.T) {
 		wantPayloads(t, fmt.Sprint("drained at ", at), p.Output("out"), want)
 	}
 }
+
+// A drain closes windows that are kept for ever, too: what goes on behind it opens new ones.
+func TestDrainEndsLatenessWithoutEnd(t *testing.T) {
+	const ms = time.Millisecond
+	for name, c := range map[string]struct {
+		assigner Assigner
+		bounds   []string
+	}{
+		"tumbling": {Tumbling(10 * ms), []string{"0..10"}}, "sliding": {Sliding(20*ms, 10*ms), []string{"-10..10", "0..20"}}, "session": {Session(10 * ms), []string{"5..15"}},
+	} {
+		p := windowBed(t, TestbedConfig{}, c.assigner, AllowedLateness(math.MaxInt64))
+		for id := 1; id <= 2; id++ {
+			pushTick(t, p, tick{Key: "a", At: 5, ID: id})
+			if err := p.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			for _, b := range c.bounds {
+				want = append(want, fmt.Sprintf("a %s on time #0: %d", b, id))
+			}
+			wantPayloads(t, fmt.Sprintf("%s, drain %d", name, id), p.Output("out"), want...)
+			snap, err := p.Snapshot()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p = windowBed(t, TestbedConfig{From: snap}, c.assigner, AllowedLateness(math.MaxInt64))
+		}
+	}
+}
