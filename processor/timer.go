@@ -181,23 +181,37 @@ func (e *eventTimers) end() {
 }
 
 // SetTimer asks for a call of the operator's OnTimer function with the current key at t or soon after, by processing time. A
-// key has at most one timer for a given t. Timers are state: they survive restarts, and fire late rather than never.
+// key has at most one timer for a given t. Timers are state: they survive restarts, and fire late rather than never. A t before the
+// year 1678 or after 2262 is a poison error.
 func (c *opContext) SetTimer(t time.Time) error {
-	if !c.timers {
-		return Terminal(&UndeclaredError{Operator: c.name, Kind: "timer"})
+	at, err := c.processingTime(t)
+	if err != nil {
+		return err
 	}
 	c.task.timersMoved = true
-	return c.backend.Timers().Set(state.ProcessingTime, t.UnixNano(), c.key)
+	return c.backend.Timers().Set(state.ProcessingTime, at, c.key)
 }
 
 // DeleteTimer withdraws the current key's timer for t, if there is one.
 func (c *opContext) DeleteTimer(t time.Time) error {
-	if !c.timers {
-		return Terminal(&UndeclaredError{Operator: c.name, Kind: "timer"})
+	at, err := c.processingTime(t)
+	if err != nil {
+		return err
 	}
 	c.task.timersMoved = true
-	c.backend.Timers().Delete(state.ProcessingTime, t.UnixNano(), c.key)
+	c.backend.Timers().Delete(state.ProcessingTime, at, c.key)
 	return nil
+}
+
+func (c *opContext) processingTime(t time.Time) (int64, error) {
+	if !c.timers {
+		return 0, Terminal(&UndeclaredError{Operator: c.name, Kind: "timer"})
+	}
+	at, ok := toNanos(t)
+	if !ok {
+		return 0, Poison(fmt.Errorf("a timer in the year %d: %w", t.UTC().Year(), errTimeRange))
+	}
+	return at, nil
 }
 
 // SetEventTimer asks for a call of the operator's OnEventTimer function with the current key when the watermark reaches t: once no

@@ -506,3 +506,29 @@ func TestDrainWithAnIdleSource(t *testing.T) {
 		}
 	}
 }
+
+// A processing timer at a time that does not fit is refused: taken as it is it would be in the past, and fire at once.
+func TestTimersOutOfRange(t *testing.T) {
+	b := NewBuilder("range")
+	textSink(Process(KeyBy(stampedSource(b, "in", Timestamps[stamped]{}), byStamped), "op", func(pc *Context[string], v stamped) error {
+		at := time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)
+		if v.Key == "withdrawn" {
+			return pc.DeleteTimer(at)
+		}
+		return pc.SetTimer(at)
+	}, OnTimer(func(pc *Context[string], at time.Time) error {
+		pc.Emit(at.String())
+		return nil
+	})), "out", func(s string) string { return s })
+	bed := newBed(t, b, TestbedConfig{})
+	push(t, bed, "in", "set 1", 0)
+	push(t, bed, "in", "withdrawn 1", 0)
+	if err := bed.Advance(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, bed, "out")
+	letters := bed.Output(deadLetterSink)
+	if len(letters) != 2 || !strings.Contains(letters[0].Header[HeaderError][0], "a timer in the year 3000") {
+		t.Errorf("%+v", letters)
+	}
+}
