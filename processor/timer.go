@@ -15,6 +15,10 @@ type timerOperator struct {
 	left int // how many the current tick may still fire
 }
 
+// ended reports whether a drain has ended the operator's time: what its timers emitted would be late below. They stay for the time
+// after the drain.
+func (o *timerOperator) ended() bool { return o.pc.time.watermark == finalWatermark }
+
 // tick hears the processing time: sources may be idle, and timers are due. They fire operator by operator, each in the order of
 // time.
 func (t *task) tick(now time.Time) {
@@ -50,6 +54,9 @@ func (t *task) waiting(input int) bool {
 func (t *task) fireTimers() bool {
 	above := false
 	for _, o := range t.timers {
+		if o.ended() {
+			o.left = 0
+		}
 		if o.left > 0 && o.pc.time.id < t.full {
 			above = true
 			continue
@@ -106,7 +113,7 @@ func (t *task) rearm() {
 		if t.ticking {
 			break // when the tick is over
 		}
-		if first, ok := o.pc.backend.Timers().Next(state.ProcessingTime); ok {
+		if first, ok := o.pc.backend.Timers().Next(state.ProcessingTime); ok && !o.ended() {
 			earlier(time.Unix(0, first))
 		}
 	}
@@ -181,8 +188,9 @@ func (e *eventTimers) end() {
 }
 
 // SetTimer asks for a call of the operator's OnTimer function with the current key at t or soon after, by processing time. A
-// key has at most one timer for a given t. Timers are state: they survive restarts, and fire late rather than never. A t before the
-// year 1678 or after 2262 is a poison error.
+// key has at most one timer for a given t. Timers are state: they survive restarts, and fire late rather than never. Behind the final
+// watermark of a drain none fires: those that are left stay for the time after. A t before the year 1678 or after 2262 is a poison
+// error.
 func (c *opContext) SetTimer(t time.Time) error {
 	at, err := c.processingTime(t)
 	if err != nil {

@@ -532,3 +532,46 @@ func TestTimersOutOfRange(t *testing.T) {
 		t.Errorf("%+v", letters)
 	}
 }
+
+// Between a drain's final watermark and its barrier no processing timer fires: what it emitted would be late, and an event timer that
+// it set be lost.
+func TestTimersWaitBehindTheFinalWatermark(t *testing.T) {
+	for parallelism := 1; parallelism <= 2; parallelism++ {
+		b := NewBuilder("final")
+		op := Process(KeyBy(stampedSource(b, "in", EventTime(stampedTime)), byStamped), "op", func(pc *Context[stamped], v stamped) error {
+			return pc.SetTimer(time.Unix(10, 0))
+		}, OnTimer(func(pc *Context[stamped], at time.Time) error {
+			pc.Emit(stamped{pc.Key(), at})
+			return pc.SetEventTimer(at.Add(time.Hour))
+		}), OnEventTimer(func(pc *Context[stamped], at time.Time) error {
+			pc.Emit(stamped{pc.Key(), at})
+			return nil
+		}))
+		latest := Reduce(Window(KeyBy(op, byStamped), Tumbling(time.Second)), "latest", func(_, v stamped) stamped { return v })
+		textSink(latest, "out", func(v stamped) string { return fmt.Sprint(v.At.Unix()) })
+		bed := newBed(t, b, TestbedConfig{Start: time.Unix(1, 0), Parallelism: parallelism})
+		push(t, bed, "in", "k 5", 0)
+		if err := bed.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		if err := bed.Advance(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, bed, "out")
+		snap, err := bed.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bed = newBed(t, b, TestbedConfig{From: snap})
+		if err := bed.Advance(time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if err := bed.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, bed, "out", "10", "3610")
+		if late := bed.Metrics().LateElements; late != 0 {
+			t.Errorf("parallelism %d: %d late elements", parallelism, late)
+		}
+	}
+}
