@@ -182,19 +182,21 @@ func (j *intervalOp[L, R, Out]) right(key string, at int64, v R) {
 				continue
 			}
 			t.at = max(at, l)
-			elements := *list
-			for k := range elements {
-				if !j.call(key, elements[k].V, &v) {
-					return
-				}
+			elements, met, more := *list, 0, true
+			for ; more && met < len(elements); met++ {
+				more = j.call(key, elements[met].V, &v)
 			}
-			if j.outer && slices.ContainsFunc(elements, func(w waiting[L]) bool { return !w.Matched }) {
+			// Those have met one, also if the function refused it.
+			if j.outer && slices.ContainsFunc(elements[:met], func(w waiting[L]) bool { return !w.Matched }) {
 				marked := slices.Clone(elements)
-				for k := range marked {
+				for k := range met {
 					marked[k].Matched = true
 				}
 				_, err := j.lefts.panes.Put(n, key, l, marked)
 				j.check(err)
+			}
+			if !more {
+				return
 			}
 		}
 	}

@@ -252,3 +252,32 @@ func TestLeftJoinAtTheEndOfTime(t *testing.T) {
 	}
 	wantPayloads(t, "at the end", p.Output("out"), "k alone true")
 }
+
+// A left element that has met one is not alone, also when the function refuses the right one for another pair.
+func TestLeftJoinOfARefusedElement(t *testing.T) {
+	b := NewBuilder("refused")
+	key := func(e tick) string { return e.Key }
+	to(IntervalLeftJoin(KeyBy(ticks(b, "left", 0), key), KeyBy(ticks(b, "right", 0), key), "join", Within(time.Second, time.Second), func(pc *Context[string], l tick, r *tick) error {
+		if r == nil {
+			pc.Emit(fmt.Sprint(l.ID, " alone"))
+			return nil
+		}
+		if l.ID == 2 {
+			return Poison(fmt.Errorf("%d does not go with %d", r.ID, l.ID))
+		}
+		pc.Emit(fmt.Sprint(l.ID, " ", r.ID))
+		return nil
+	}), "out")
+	p := bed(t, b, TestbedConfig{})
+	pushSided(t, p, sidedTick{false, tick{Key: "a", At: 1, ID: 1}})
+	pushSided(t, p, sidedTick{false, tick{Key: "a", At: 1, ID: 2}})
+	pushSided(t, p, sidedTick{false, tick{Key: "a", At: 1, ID: 3}})
+	pushSided(t, p, sidedTick{true, tick{Key: "a", At: 2, ID: 10}})
+	if err := p.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	wantPayloads(t, "out", p.Output("out"), "1 10", "3 alone")
+	if dead := p.Output(deadLetterSink); len(dead) != 1 {
+		t.Errorf("dead letters: %v", dead)
+	}
+}
