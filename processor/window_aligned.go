@@ -399,6 +399,11 @@ func (w *alignedWindows[T, Acc]) load() {
 		case ok: // without keepFired: of an older version of the program
 			n.Fired, w.storesFired = fired, true
 		}
+		if !w.counted { // nor would forget clear them
+			if err := w.store.emitted.Clear(w.pc); err != nil {
+				w.fail(err)
+			}
+		}
 		w.plan(n)
 	})
 }

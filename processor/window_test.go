@@ -563,3 +563,27 @@ func TestDrainEndsLatenessWithoutEnd(t *testing.T) {
 		}
 	}
 }
+
+// What only an option needed that a new version of the program does not have leaves the state.
+func TestCountsOfAnOlderProgramAreForgotten(t *testing.T) {
+	p := windowBed(t, TestbedConfig{}, Tumbling(10*time.Millisecond), EarlyEvery(1))
+	pushTick(t, p, tick{Key: "a", At: 1, ID: 1})
+	snap, err := p.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = windowBed(t, TestbedConfig{From: snap}, Tumbling(10*time.Millisecond))
+	pushTick(t, p, tick{Key: "a", At: 100, ID: 2})
+	if err := p.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.State("sums", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"panes", "fired", "emitted"} {
+		if keys, err := b.Keys(name); err != nil || len(keys) > 0 {
+			t.Errorf("%s are left of %q (%v)", name, keys, err)
+		}
+	}
+}
