@@ -92,6 +92,7 @@ func (a *assembly) backend(n *node) *state.Backend {
 		return nil
 	}
 	if processing, event := b.Expires(); processing || event {
+		a.stage.timed = a.stage.timed || event // memory is freed as watermarks come, not elements alone
 		b.SetClock(&taskTime{task: a.task, line: a.timeline(n, nil)})
 	}
 	if n.process.stateful() {

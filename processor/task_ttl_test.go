@@ -2,6 +2,7 @@ package processor_test
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,8 @@ import (
 	"github.com/weirstream/weir/processor"
 	"github.com/weirstream/weir/processor/processortest"
 	"github.com/weirstream/weir/state"
+	"github.com/weirstream/weir/state/codec"
+	"github.com/weirstream/weir/tenants"
 )
 
 // dedupe passes on what its state has not seen.
@@ -104,5 +107,63 @@ func TestEventTimeTTL(t *testing.T) {
 		}
 		push("[a]", time.Hour, "a", "b", "c")
 		push("[c]", 110*time.Minute, "a", "b", "c")
+	}
+}
+
+// What has expired by event time leaves the state in every subtask, also where none of a source's elements come: there the watermark
+// is told without them.
+func TestEventTimeTTLOfAQuietSource(t *testing.T) {
+	seen := state.NewValue[bool]("seen", state.EventTimeTTL(time.Minute))
+	start := time.Unix(1e9, 0)
+	source := func(b *processor.Builder, name string) processor.Stream[int64] {
+		return processor.From(b, name, processor.SourceSpec[int64]{
+			Filters: []tenants.Filter{tenants.Filter(name)}, Codec: codec.JSON[int64](),
+			EventTime: processor.EventTime(func(n int64) time.Time { return start.Add(time.Duration(n) * time.Second) }, processor.IdleAfter(time.Hour), processor.MaxAhead(math.MaxInt64)),
+		})
+	}
+	for parallelism := 1; parallelism <= 3; parallelism++ {
+		b := processor.NewBuilder("quiet")
+		keyed := processor.KeyBy(processor.Union("both", source(b, "busy"), source(b, "quiet")), func(n int64) string { return fmt.Sprint("k", n) })
+		processor.To(processor.Process(keyed, "remember", func(pc *processor.Context[int64], _ int64) error { return seen.Set(pc, true) }, processor.Uses(seen)),
+			"out", processor.SinkSpec[int64]{FixedSubject: "out", Codec: codec.JSON[int64]()})
+		topology, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bed, err := processor.NewTestbed(topology, processor.TestbedConfig{Parallelism: parallelism})
+		if err != nil {
+			t.Fatal(err)
+		}
+		push := func(source string, n int) {
+			t.Helper()
+			if err := bed.Push(source, processor.Record{Subject: "test." + source, Data: fmt.Append(nil, n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		push("quiet", 0)
+		for n := range 1000 {
+			push("busy", n)
+		}
+		if err := bed.Advance(2 * time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		for n := range 1000 {
+			push("busy", 1000+n)
+		}
+		kept := 0
+		for n := range 2000 {
+			backend, err := bed.State("remember", fmt.Sprint("k", n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if there, err := seen.Get(backend); err != nil {
+				t.Fatal(err)
+			} else if there {
+				kept++
+			}
+		}
+		if kept != 61 { // those of the last minute
+			t.Errorf("parallelism %d: %d entries are there, want 61", parallelism, kept)
+		}
 	}
 }
