@@ -241,9 +241,13 @@ func (j *intervalOp[L, R, Out]) closeDue(wm int64, budget int) (fired int) {
 	})
 }
 
-// drop removes what is over for a key.
+// dropPerTurn bounds the times of a key that one turn lets go of: the budget counts turns, and a key may have any number.
+const dropPerTurn = 64
+
+// drop removes what is over for a key, or the first of it.
 func (j *joinTable[T]) drop(n *state.PaneKey[[]waiting[T]], wm int64) {
-	for i, to := n.Bounds(); i < to; i++ {
+	left := dropPerTurn
+	for i, to := n.Bounds(); i < to && left > 0; i++ {
 		at, list := n.Item(i)
 		if list == nil {
 			continue
@@ -252,6 +256,7 @@ func (j *joinTable[T]) drop(n *state.PaneKey[[]waiting[T]], wm int64) {
 			return
 		}
 		j.panes.Remove(n, at)
+		left--
 	}
 }
 

@@ -281,3 +281,37 @@ func TestLeftJoinOfARefusedElement(t *testing.T) {
 		t.Errorf("dead letters: %v", dead)
 	}
 }
+
+// What one key has waiting is let go in slices, between which barriers come, however much it is.
+func TestJoinLetsGoInSlices(t *testing.T) {
+	b := NewBuilder("slices")
+	side := func(name string) KeyedStream[stamped] {
+		return KeyBy(stampedSource(b, name, EventTime(stampedTime)), byStamped)
+	}
+	to(IntervalJoin(side("left"), side("right"), "join", Within(time.Second, time.Second), func(*Context[string], stamped, stamped) error { return nil }), "out")
+	p := bed(t, b, TestbedConfig{})
+	p.plan.tasks[0].slice = 10
+	for i := range 10 * dropPerTurn {
+		push(t, p, "left", fmt.Sprint("k ", i), ms)
+		push(t, p, "right", fmt.Sprint("k ", i), ms)
+	}
+	push(t, p, "left", fmt.Sprint("z ", int64(time.Hour)), int64(time.Hour))
+	last := Record{Subject: "test.right", Seq: 10*dropPerTurn + 1, Time: int64(time.Hour), Data: fmt.Append(nil, "z ", int64(time.Hour))}
+	task, steps := p.plan.tasks[0], 0
+	step(t, task, evBatch{input: slices.Index(task.sourceInputs(), "right"), batch: Batch{Records: []Record{last}, Position: last.Seq}})
+	for ; task.unfinished(); steps++ {
+		step(t, task, evContinue{})
+	}
+	if steps < 2 {
+		t.Errorf("%d times of a key were let go in %d steps of 10 turns", 20*dropPerTurn, 1+steps)
+	}
+	backend, err := p.State("join", "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"left", "right"} {
+		if keys, err := backend.Keys(name); err != nil || slices.Contains(keys, "k") {
+			t.Errorf("%s: %q are left (%v)", name, keys, err)
+		}
+	}
+}
