@@ -420,7 +420,7 @@ func (a *attempt) abort(act barriers.Abort) {
 		cp.aborted = errors.New("aborted")
 	}
 	cp.cancel()
-	cp.overdue = a.drv.now().Add(a.cfg.Checkpoint.Timeout)
+	cp.overdue, cp.looked = a.drv.now().Add(a.cfg.Checkpoint.Timeout), cp.lookAtCodecs()
 	if isStuck(act.Err) {
 		a.end(act.Err)
 		return

@@ -28,6 +28,7 @@ type pendingCheckpoint struct {
 	aborted   error                      // not nil: it waits only for its uploads to end
 	overdue   time.Time                  // of an aborted one: from here on it is looked at what keeps its uploads
 	encoding  []atomic.Pointer[encoding] // by task
+	looked    []encodingAt               // by task: what it was at at the last look
 
 	manifest  *barriers.Manifest
 	chains    map[string][]barriers.Object

@@ -81,13 +81,14 @@ type encoding struct {
 	operator string
 	subtask  int
 	since    time.Time
+	frozen   *state.Frozen
 }
 
 // encode runs the codecs of an operator's states.
 func (u *upload) encode(f *frozenState) ([]state.EncodedObject, error) {
 	var encoded []state.EncodedObject
 	var err error
-	u.encoding.Store(&encoding{f.operator, f.subtask, time.Now()})
+	u.encoding.Store(&encoding{f.operator, f.subtask, time.Now(), f.frozen})
 	if ended := u.io.UserCode(Where{Job: u.job, Operator: f.operator}, func() { encoded, err = f.frozen.Encode(maxObject) }); ended != nil {
 		return nil, ended
 	}

@@ -18,7 +18,7 @@ import (
 // checkpoint's failure says so, and TolerableFailures decides.
 //
 // A state's codec runs beside the task, in an upload. An aborted checkpoint waits for its uploads, which end at once unless user code
-// keeps them: if they have not when the timeout has passed once more, the attempt ends likewise.
+// keeps them: if no entry was encoded in one more timeout, the attempt ends likewise.
 //
 // What is not found: a codec that runs in a restore. A start has no time limit; but the end of the attempt does not wait for it.
 
@@ -142,13 +142,30 @@ func (a *attempt) checkOverdue(now time.Time) {
 	if !a.aborting() || now.Before(cp.overdue) {
 		return
 	}
-	for i := range cp.encoding {
-		if e := cp.encoding[i].Load(); e != nil {
+	looked := cp.lookAtCodecs()
+	for i, at := range looked {
+		if e := at.encoding; e != nil && at == cp.looked[i] {
 			a.end(&StuckError{Where: Where{Job: a.job, Operator: e.operator}, Subtask: e.subtask, Codec: true, For: now.Sub(e.since).Round(time.Millisecond)})
 			return
 		}
 	}
-	cp.overdue = now.Add(a.cfg.Checkpoint.Timeout)
+	cp.overdue, cp.looked = now.Add(a.cfg.Checkpoint.Timeout), looked // a codec that only is slow returns for entry after entry
+}
+
+// encodingAt is how far the encoding of a snapshot is.
+type encodingAt struct {
+	encoding *encoding
+	written  int64
+}
+
+func (cp *pendingCheckpoint) lookAtCodecs() []encodingAt {
+	looked := make([]encodingAt, len(cp.encoding))
+	for i := range cp.encoding {
+		if e := cp.encoding[i].Load(); e != nil {
+			looked[i] = encodingAt{e, e.frozen.Written()}
+		}
+	}
+	return looked
 }
 
 // isStuck reports whether err is a diagnosis that ends the attempt.

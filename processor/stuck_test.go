@@ -443,3 +443,44 @@ func ignoreStuck(err error) error {
 	}
 	return err
 }
+
+// slowState is a state's codec that takes its time for every entry.
+type slowState struct{ codec.Codec[string] }
+
+func (c slowState) Append(dst []byte, w string) ([]byte, error) {
+	time.Sleep(100 * time.Millisecond)
+	return c.Codec.Append(dst, w)
+}
+
+// A codec that returns for entry after entry is slow, not stuck: TolerableFailures decides, though the snapshot takes longer than two timeouts.
+func TestASlowCodecIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := processor.NewBuilder("slow")
+		words := processor.From(b, "words", processor.SourceSpec[string]{Filters: []tenants.Filter{"words"}, Codec: codec.String()})
+		last := state.NewValue[string]("last", state.Codec[string](slowState{codec.String()}))
+		out := processor.Process(processor.KeyBy(words, func(w string) string { return w }), "keep", func(pc *processor.Context[string], w string) error {
+			pc.Emit(w)
+			return last.Set(pc, w)
+		}, processor.Uses(last))
+		processor.To(out, "out", processor.SinkSpec[string]{FixedSubject: "counts", Codec: codec.String()})
+		topology, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := newMemory("acme")
+		var failed atomic.Int64
+		w := startWorker(t, m, "w1", processor.Listener{
+			CheckpointFailed: func(processor.CheckpointFailure) { failed.Add(1) },
+		})
+		job := w.deploy(t, topology, "acme", processor.JobConfig{Checkpoint: processor.CheckpointConfig{Timeout: 2 * time.Second, TolerableFailures: 1000}})
+		w.run()
+		for i := range 60 {
+			publishWords(t, m, "acme", string(rune('a'+i%26))+string(rune('a'+i/26)))
+		}
+		time.Sleep(30 * time.Second)
+		if st := job.Status(); st.Restarts != 0 || failed.Load() == 0 {
+			t.Errorf("it was restarted %d times (%v), and %d checkpoints failed", st.Restarts, st.Err, failed.Load())
+		}
+		w.crash(t)
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 )
 
 // ErrRetired says that a snapshot was encoded after its checkpoint was committed or aborted.
@@ -26,6 +27,8 @@ type Frozen struct {
 	base       bool
 	keys       int
 	parts      []part
+
+	written atomic.Int64 // entries, by all encoders
 
 	mu      sync.Mutex
 	readers int
@@ -53,6 +56,9 @@ func (f *Frozen) Empty() bool { return f.keys == 0 }
 
 // Keys returns the number of entries, an upper bound of what Encode writes.
 func (f *Frozen) Keys() int { return f.keys }
+
+// Written returns how many entries were encoded so far. It may be called beside Encode.
+func (f *Frozen) Written() int64 { return f.written.Load() }
 
 // Encode writes the snapshot as objects of about maxObject bytes at most: it ends one at the first block that goes beyond. There may
 // be none. It may run in any goroutine, beside the backend's, and again; after Committed or Aborted it returns ErrRetired.

@@ -338,6 +338,7 @@ func (f *Frozen) encode(maxObject int) ([]EncodedObject, error) {
 				}
 				w.raw = raw
 				w.end()
+				f.written.Add(1)
 			}
 		}
 	}
