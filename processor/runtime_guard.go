@@ -14,16 +14,17 @@ const patience = 5 * time.Second
 // tasks' state in memory. How many goroutines each has left is no matter: one Async alone may have thousands of calls under way.
 const maxLingering = 8
 
-// guard keeps account of the goroutines of an attempt that run user code: its tasks, calls that operators make beside them, and codecs in uploads and restores. User
-// code may never return, and Go cannot end it: the end of an attempt waits for it for a while, and then abandons what is left. All
-// other goroutines of an attempt obey its context and are waited for without limit.
+// guard keeps account of the goroutines of an attempt that run user code: its tasks, calls that operators make beside them, and codecs in
+// uploads and restores. User code may never return, and Go cannot end it: the end of an attempt waits for it for a while, and then
+// abandons what is left. All other goroutines of an attempt obey its context and are waited for without limit.
 //
 // Invariant: behind the end of its attempt a goroutine of the guard changes nothing that anything else reads. What it still reaches is
 // the dead attempt's alone: its task, with the state and the output staged in it, of which uploads had their own frozen part and have
-// ended, but for a codec that only reads it; its inputs, whose batches and frames nobody takes back before the task gives them; its runner's queues, whose consumer is
-// gone. Everything else goes through the host: send and publish refuse once the context has ended (a message of an at-least-once sink
-// that was being sent then counts as sent before), and no other call leaves the attempt. The next attempt is made of snapshots
-// and has a task, readers and frames of its own; the topology is shared, but that runs for many tenants at once anyway.
+// ended, but for a codec that only reads it; its inputs, whose batches and frames nobody takes back before the task gives them; its
+// runner's queues, whose consumer is gone. Everything else goes through the host: send and publish refuse once the context has ended (a
+// message of an at-least-once sink that was being sent then counts as sent before), and no other call leaves the attempt. The next
+// attempt is made of snapshots and has a task, readers and frames of its own; the topology is shared, but that runs for many tenants at
+// once anyway.
 //
 // Its goroutine ends when the user's code returns: a task looks for the end every few records and behind each step.
 type guard struct {
