@@ -122,24 +122,23 @@ func (a *assembly) wireTime() {
 	}
 }
 
-// combine is the minimum over the inputs that are not idle; with all of them idle, the maximum: none holds the others back. An input that
-// a drain has ended does not hold them back either, but its final watermark counts only once all have ended: behind one that is idle
-// there may be windows and timers that the drain still fires.
+// combine is the minimum over the inputs that are not idle; with all of them idle, the maximum: none holds the others back. From where a
+// drain has ended the first input until it has ended all, the watermark stands: behind an input that is idle there may be windows and
+// timers that the drain still fires, and what a checkpoint records must not depend on which input ends first.
 func (tl *timeline) combine() (wm int64, idle bool) {
 	wm, idle = finalWatermark, true
-	highest, ended := int64(noWatermark), true
+	highest, ended := int64(noWatermark), 0
 	for _, f := range tl.from {
 		if f.out == finalWatermark {
-			continue
+			ended++
 		}
-		ended = false
 		highest = max(highest, f.out)
 		if !f.idle {
 			wm, idle = min(wm, f.out), false
 		}
 	}
-	if ended {
-		return finalWatermark, false
+	if ended > 0 && ended < len(tl.from) {
+		return tl.watermark, tl.idle
 	}
 	if idle {
 		wm = highest

@@ -491,15 +491,7 @@ func TestDrainWithAnIdleSource(t *testing.T) {
 		if err := bed.Advance(time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		for _, source := range []string{"busy", "idle"} {
-			for i, task := range bed.plan.tasks {
-				if slices.Contains(task.sourceInputs(), source) {
-					if err := bed.run(i, evFinish{}); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		}
+		finish(t, bed, "busy", "idle")
 		expect(t, bed, "out", "k 11", "k 25")
 		if late := bed.Metrics().LateElements; late != 0 {
 			t.Errorf("parallelism %d: %d late elements", parallelism, late)
@@ -572,6 +564,48 @@ func TestTimersWaitBehindTheFinalWatermark(t *testing.T) {
 		expect(t, bed, "out", "10", "3610")
 		if late := bed.Metrics().LateElements; late != 0 {
 			t.Errorf("parallelism %d: %d late elements", parallelism, late)
+		}
+	}
+}
+
+// A job goes on behind a drain where its time was, whichever source the drain ended first.
+func TestTimeBehindADrain(t *testing.T) {
+	for parallelism := 1; parallelism <= 3; parallelism++ {
+		b := NewBuilder("drained")
+		both := Union("both", stampedSource(b, "ahead", EventTime(stampedTime)), stampedSource(b, "behind", EventTime(stampedTime)))
+		latest := func(_, v stamped) stamped { return v }
+		first := Reduce(Window(KeyBy(both, byStamped), Tumbling(10*time.Millisecond)), "first", latest)
+		second := Reduce(Window(KeyBy(first, byStamped), Tumbling(10*time.Millisecond)), "second", latest)
+		textSink(second, "out", func(v stamped) string { return fmt.Sprintf("%s %d", v.Key, v.At.UnixNano()/ms) })
+		bed := newBed(t, b, TestbedConfig{Parallelism: parallelism})
+		push(t, bed, "ahead", fmt.Sprint("k ", 100*ms), 0)
+		push(t, bed, "behind", fmt.Sprint("k ", 10*ms), 0)
+		finish(t, bed, "behind", "ahead")
+		expect(t, bed, "out", "k 10", "k 100")
+		snap, err := bed.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bed = newBed(t, b, TestbedConfig{From: snap, Parallelism: parallelism})
+		push(t, bed, "behind", fmt.Sprint("k ", 20*ms), 0)
+		finish(t, bed, "ahead", "behind")
+		expect(t, bed, "out", "k 20")
+		if late := bed.Metrics().LateElements; late != 0 {
+			t.Errorf("parallelism %d: %d late elements", parallelism, late)
+		}
+	}
+}
+
+// finish ends event time source by source.
+func finish(t *testing.T, bed *Testbed, sources ...string) {
+	t.Helper()
+	for _, source := range sources {
+		for i, task := range bed.plan.tasks {
+			if slices.Contains(task.sourceInputs(), source) {
+				if err := bed.run(i, evFinish{}); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 	}
 }
