@@ -215,16 +215,33 @@ func readOutcome(ctx context.Context, s js.JetStream, p place) (outcome, error) 
 func readStream(ctx context.Context, s js.JetStream, stream, filter string, fn func(js.Msg) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	cons, err := s.OrderedConsumer(ctx, stream, js.OrderedConsumerConfig{FilterSubjects: []string{filter}, DeliverPolicy: js.DeliverAllPolicy})
+	for next, done := uint64(1), false; !done; {
+		var err error
+		if next, done, err = readOn(ctx, s, stream, filter, next, fn); err != nil {
+			return fmt.Errorf("read %s of stream %s from %d on: %w", filter, stream, next, err)
+		}
+	}
+	return nil
+}
+
+// standstill is how long nothing may come of what is pending.
+const standstill = 2 * time.Second
+
+// readOn reads from a sequence on, to the end or to a standstill, and returns the sequence to go on from. What was pending may be removed
+// before it is sent: then no message says that it is the last, and who asks anew hears that nothing is left.
+func readOn(ctx context.Context, s js.JetStream, stream, filter string, from uint64, fn func(js.Msg) error) (next uint64, done bool, err error) {
+	cons, err := s.OrderedConsumer(ctx, stream, js.OrderedConsumerConfig{
+		FilterSubjects: []string{filter}, DeliverPolicy: js.DeliverByStartSequencePolicy, OptStartSeq: from,
+	})
 	if errors.Is(err, js.ErrStreamNotFound) {
-		return nil
+		return from, true, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read %s of stream %s: %w", filter, stream, err)
+		return from, false, err
 	}
 	info, err := cons.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("read %s of stream %s: %w", filter, stream, err)
+		return from, false, err
 	}
 	name := info.Name
 	defer func() {
@@ -234,40 +251,32 @@ func readStream(ctx context.Context, s js.JetStream, stream, filter string, fn f
 		_ = s.DeleteConsumer(context.Background(), stream, name) // it expires by itself
 	}()
 	if info.NumPending == 0 {
-		return nil
+		return from, true, nil
 	}
 	it, err := cons.Messages(js.PullMaxMessages(5000))
 	if err != nil {
-		return fmt.Errorf("read %s of stream %s: %w", filter, stream, err)
+		return from, false, err
 	}
 	defer it.Stop()
-	for last := (&js.MsgMetadata{}); ; {
-		quiet, end := context.WithTimeout(ctx, 500*time.Millisecond)
+	for next = from; ; {
+		quiet, end := context.WithTimeout(ctx, standstill)
 		m, err := it.Next(js.NextContext(quiet))
 		end()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			// What was pending may have been removed since: then nothing more comes, and no message has said that it is the last.
-			if info, err = cons.Info(ctx); err == nil {
-				sent := info.Delivered.Consumer
-				if info.NumPending == 0 && (sent == 0 || last.Consumer == info.Name && last.Sequence.Consumer == sent) {
-					return nil
-				}
-				continue
-			}
+			return next, false, nil
 		}
 		if err != nil {
-			return fmt.Errorf("read %s of stream %s: %w (consumer %+v, last %+v)", filter, stream, err, info, last)
+			return next, false, err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return err
+			return next, false, err
 		}
-		last = meta
 		if err := fn(m); err != nil {
-			return fmt.Errorf("message %d of stream %s: %w", meta.Sequence.Stream, stream, err)
+			return next, false, err
 		}
-		if meta.NumPending == 0 {
-			return nil
+		if next = meta.Sequence.Stream + 1; meta.NumPending == 0 {
+			return next, true, nil
 		}
 	}
 }
